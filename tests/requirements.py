@@ -1,0 +1,31 @@
+"""Skips for what a machine may lack, which SEGJAX_REQUIRE turns into failures."""
+
+import importlib
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def _missing(kind: str, text: str):
+    if kind in os.environ.get("SEGJAX_REQUIRE", "").split(","):
+        pytest.fail(f"SEGJAX_REQUIRE={kind}, but {text}", pytrace=False)
+    pytest.skip(text)
+
+
+def require_parity(name: str) -> ModuleType:
+    """Import a package of the [parity] extra, or skip the test."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        return _missing("parity", f"{name} is not installed ({error}): [parity] extra")
+
+
+def require_data(name: str) -> Path:
+    """The folder of a real dataset under $SEGJAX_DATA, or skip the test."""
+    root = os.environ.get("SEGJAX_DATA", "")
+    folder = Path(root) / name
+    if not root or not folder.is_dir():
+        return _missing("data", f"{name} is not under SEGJAX_DATA={root!r}")
+    return folder
