@@ -1,0 +1,341 @@
+"""Image and mask files to arrays: PNG, JPEG, TIFF, BMP and WebP.
+
+Images keep their bit depth (8-bit and 16-bit integers, float32) and all their bands.
+Masks keep their numbers: palette indices are never turned into colours.
+
+A file that carries an EXIF orientation is turned upright, and its size is reported
+upright; a mask is turned only if its own file says so. (In a PNG the orientation has
+to stand before the image data, where every writer puts it.)
+
+Every failure is a one-line ValueError that names the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+"""The file name endings, in lower case, that count as images."""
+
+Color = tuple[int, int, int]
+
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Pillow keeps 8 of the 16 bits of these PNGs. Reading the big-endian file once as such
+# and once as if it were little-endian gives first the high, then the low bytes.
+_SIXTEEN_BITS = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
+
+
+def read_image(path: str | Path, channels: int | None = None) -> np.ndarray:
+    """Read an image file: uint8 | uint16 | float32 [h, w, C].
+
+    Grey has one channel, alpha is a channel, colour palettes and CMYK become RGB.
+    Integer TIFFs of other types and float64 become float32.
+
+    Args:
+      path: a PNG, JPEG, TIFF (any number of bands), BMP or WebP file.
+      channels: how many to return; None returns what the file holds. Grey is repeated
+        to 3, and the alpha channel of grey or RGB is dropped where that fits.
+
+    Raises:
+      ValueError: the file is missing, unreadable, truncated, larger than
+        ``PIL.Image.MAX_IMAGE_PIXELS``, or does not have that many channels.
+    """
+    array = _load(Path(path), indices=False)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.dtype not in (np.uint8, np.uint16, np.float32):
+        array = array.astype(np.float32)
+    if channels is None or array.shape[2] == channels:
+        return array
+    if (array.shape[2], channels) in ((2, 1), (4, 3)):
+        return np.ascontiguousarray(array[:, :, :channels])
+    if array.shape[2] in (1, 2) and channels == 3:
+        return np.repeat(array[:, :, :1], 3, axis=2)
+    raise ValueError(
+        f"{path}: has {array.shape[2]} channels where {channels} are wanted; convert "
+        "the file or set channels to one number that suits all images"
+    )
+
+
+def read_mask(
+    path: str | Path,
+    colors: Mapping[Color, int] | None = None,
+    values: str = "auto",
+) -> np.ndarray:
+    """Read a mask file: uint8 [h, w], the ids as they are stored.
+
+    Args:
+      path: an image file of mode 1, L, P (its indices are the ids), 16-bit grey with
+        ids below 256, or RGB.
+      colors: RGB colour -> id, for masks that hold colours. Without it an RGB mask is
+        taken only if its three channels are the same, as ids.
+      values: what palette masks hold: "auto" and "ids" take the indices, "colors"
+        looks their colours up in ``colors`` (so do RGB masks in any case).
+
+    Raises:
+      ValueError: the file is missing, unreadable or truncated, holds an id above 255
+        (names the ids), or a colour that ``colors`` lacks (names colour and pixels).
+    """
+    path = Path(path)
+    if values not in ("auto", "ids", "colors"):
+        raise ValueError(f"mask values are 'auto', 'ids' or 'colors', not {values!r}")
+    array = _load(path, indices=values != "colors")
+    if array.ndim == 3 and array.shape[2] in (1, 2):
+        array = array[:, :, 0]
+    if array.ndim == 2:
+        return _as_ids(array, path)
+    if array.shape[2] not in (3, 4) or array.dtype != np.uint8:
+        raise ValueError(
+            f"{path}: a mask has one channel or 8-bit RGB, not {array.shape[2]} "
+            f"channels of {array.dtype}"
+        )
+    array = array[:, :, :3]
+    if colors is not None:
+        return _colors_to_ids(array, colors, path)
+    if (array == array[:, :, :1]).all():
+        return np.ascontiguousarray(array[:, :, 0])
+    raise ValueError(
+        f"{path}: an RGB mask needs a colour table: write a color for each class in "
+        "classes.json, or save masks with one channel of ids"
+    )
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of the upright image in pixels, from the file's header."""
+    path = Path(path)
+    with _named_errors(path):
+        if _is_tiff(path):
+            with _tiff(path) as (page, shape, (y, x, _)):
+                height, width, turn = shape[y], shape[x], _tiff_orientation(page)
+        else:
+            with Image.open(path) as image:
+                (width, height), turn = image.size, _orientation(image)
+        _check_pixels(height, width)
+    return (width, height) if turn >= 5 else (height, width)
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises into one ValueError line with the file's name."""
+    try:
+        yield
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(
+            f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels (Pillow's guard "
+            "against decompression bombs); cut the image into tiles"
+        ) from None
+    # Pillow and tifffile raise a dozen types for a damaged file (OSError, SyntaxError,
+    # struct.error, zlib.error, IndexError ...), none of which names it.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not an image of a known format"
+        raise ValueError(
+            f"{path}: unreadable or truncated ({reason}); restore the file or leave it "
+            "out"
+        ) from error
+
+
+def _check_pixels(height: int, width: int) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and height * width > limit:
+        raise Image.DecompressionBombError
+
+
+def _is_tiff(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in _TIFF_MAGIC
+
+
+def _load(path: Path, *, indices: bool) -> np.ndarray:
+    """[h, w] or [h, w, C], upright; palettes as indices [h, w] or as colours."""
+    with _named_errors(path):
+        if _is_tiff(path):
+            return _load_tiff(path, indices)
+        with Image.open(path) as image:
+            _check_pixels(image.height, image.width)
+            turn = _orientation(image)
+            array = _pixels(image, indices, path)
+        return _turn(array, turn)
+
+
+def _pixels(image: Image.Image, indices: bool, path: Path) -> np.ndarray:
+    if image.format == "PNG" and image.tile:  # pyright: ignore[reportAttributeAccessIssue]
+        raw = image.tile[0].args  # pyright: ignore[reportAttributeAccessIssue]
+        if raw in _SIXTEEN_BITS:
+            return _sixteen_bits(image, _SIXTEEN_BITS[raw], path)
+    if image.mode == "P" and not indices:
+        image = image.convert("RGB")
+    elif image.mode == "PA":
+        image = image.convert("P" if indices else "RGBA")
+    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
+        image = image.convert("RGB")
+    array = np.asarray(image)
+    if array.dtype == bool:
+        # A bilevel image is black and white; a bilevel mask is ids 0 and 1.
+        return array.astype(np.uint8) * np.uint8(1 if indices else 255)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _sixteen_bits(image: Any, swapped: str, path: Path) -> np.ndarray:
+    high = np.asarray(image).astype(np.uint16)
+    with Image.open(path) as again:
+        plugin: Any = again
+        plugin.tile = [tile._replace(args=swapped) for tile in plugin.tile]
+        low = np.asarray(again)
+    return (high << 8) | low
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8, from the header alone."""
+    # getexif() on a PNG without EXIF in its header decodes the whole image.
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return turn if turn in range(1, 9) else 1
+
+
+def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn the stored rows and columns upright (EXIF 2.32, tag 274)."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    # After the transposition the eight cases differ by mirroring rows and columns.
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
+
+
+@contextmanager
+def _tiff(path: Path) -> Iterator[tuple[Any, tuple[int, ...], tuple[int, int, int]]]:
+    """Open a TIFF: first page, shape of the first series, its (y, x, band) axes."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        yield series.keyframe, series.shape, _tiff_axes(series.shape, series.axes)
+
+
+def _tiff_axes(shape: tuple[int, ...], names: str) -> tuple[int, int, int]:
+    """Which axes of a TIFF are rows, columns and bands (-1: none)."""
+    axes = [i for i, size in enumerate(shape) if size > 1 or names[i] in "YX"]
+    if len(axes) == 2:
+        return axes[0], axes[1], -1
+    if len(axes) != 3:
+        raise ValueError(f"axes {names} of shape {shape} are not rows, columns, bands")
+    letters = "".join(names[i] for i in axes)
+    if "S" in letters or "C" in letters:
+        band = axes[letters.index("S" if "S" in letters else "C")]
+    else:
+        # Pages without a name: the bands are the shorter end, whichever it is.
+        band = axes[0] if shape[axes[0]] <= shape[axes[2]] else axes[2]
+    y, x = (i for i in axes if i != band)
+    return y, x, band
+
+
+def _tiff_orientation(page: Any) -> int:
+    turn = page.tags.valueof(ExifTags.Base.Orientation.value, 1)
+    return turn if turn in range(1, 9) else 1
+
+
+def _load_tiff(path: Path, indices: bool) -> np.ndarray:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        series: Any = file.series[0]
+        page: Any = series.keyframe
+        y, x, band = _tiff_axes(series.shape, series.axes)
+        _check_pixels(series.shape[y], series.shape[x])
+        turn = _tiff_orientation(page)
+        _check_strips(series, path)
+        try:
+            array = series.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            return _turn(_compressed_tiff(path, page, indices), turn)
+        order = (y, x) if band < 0 else (y, x, band)
+        rest = tuple(i for i in range(array.ndim) if i not in order)
+        array = array.transpose(*rest, *order)[(0,) * len(rest)]
+        if array.dtype == bool:
+            array = array.astype(np.uint8) * np.uint8(1 if indices else 255)
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not indices:
+            array = np.iinfo(array.dtype).max - array
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not indices:
+            array = (np.asarray(page.colormap) >> 8).astype(np.uint8).T[array]
+    return _turn(array, turn)
+
+
+def _check_strips(series: Any, path: Path) -> None:
+    """A strip beyond the end of the file: tifffile would fill it with zeros."""
+    length = path.stat().st_size
+    for page in series.pages:
+        ends = np.add(page.dataoffsets, page.databytecounts)
+        if ends.size and ends.max() > length:
+            raise ValueError(f"needs {ends.max()} bytes, has {length}")
+
+
+def _compressed_tiff(path: Path, page: Any, indices: bool) -> np.ndarray:
+    """LZW, JPEG and other codecs that tifffile lacks: Pillow knows the common ones."""
+    # Pillow would cut 16-bit colours to 8 bits without a word.
+    if page.bitspersample > 8 and page.samplesperpixel > 1 or page.samplesperpixel > 4:
+        raise ValueError(
+            f"{page.compression.name} compression of {page.samplesperpixel} bands of "
+            f"{page.bitspersample} bits needs `pip install imagecodecs`"
+        )
+    with Image.open(path) as image:
+        return _pixels(image, indices, path)
+
+
+def _as_ids(array: np.ndarray, path: Path) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    wrong = (array < 0) | (array > 255)
+    if array.dtype.kind == "f":
+        wrong |= array != np.round(array)
+    if wrong.any():
+        ids, counts = np.unique(array[wrong], return_counts=True)
+        found = [f"{i} ({n} pixels)" for i, n in zip(ids[:5], counts[:5], strict=True)]
+        raise ValueError(
+            f"{path}: mask ids are whole numbers from 0 to 255, but it holds "
+            f"{', '.join(found)}{' ...' if len(ids) > 5 else ''}; renumber them"
+        )
+    return array.astype(np.uint8)
+
+
+def _colors_to_ids(
+    array: np.ndarray, colors: Mapping[Color, int], path: Path
+) -> np.ndarray:
+    """uint8[h, w, 3] -> uint8[h, w] by the table."""
+    weights = np.array([1 << 16, 1 << 8, 1], np.int32)
+    keys = np.array(list(colors), np.int32).reshape(-1, 3) @ weights
+    order = np.argsort(keys)
+    keys, ids = keys[order], np.array(list(colors.values()), np.uint8)[order]
+    packed = array.astype(np.int32) @ weights
+    place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
+    wrong = keys[place] != packed
+    if wrong.any():
+        unknown, counts = np.unique(packed[wrong], return_counts=True)
+        most = np.argsort(-counts)[:3]
+        found = ", ".join(
+            f"({c >> 16}, {c >> 8 & 255}, {c & 255}) ({n} pixels)"
+            for c, n in zip(unknown[most], counts[most], strict=True)
+        )
+        more = f" and {len(unknown) - 3} more colours" if len(unknown) > 3 else ""
+        raise ValueError(
+            f"{path}: colour {found}{more} not in the colour table; add it to the "
+            "classes or to 'ignore' in classes.json (lossy formats change colours: "
+            "masks belong in PNG)"
+        )
+    return ids[place]
