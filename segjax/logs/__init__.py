@@ -1,0 +1,8 @@
+"""What a run says: metrics.jsonl, TensorBoard, the progress bar, tables, speed."""
+
+from segjax.logs.environment import environment
+from segjax.logs.meter import Meter
+from segjax.logs.table import class_table
+from segjax.logs.writer import Logs, plain
+
+__all__ = ["Logs", "Meter", "class_table", "environment", "plain"]

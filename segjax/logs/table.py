@@ -1,0 +1,44 @@
+"""The table per class that ends a training run and an evaluation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def class_table(summary: Mapping[str, Any], console: Any = None) -> Any:
+    """A rich table of IoU, accuracy, Dice and share of pixels per class, and means.
+
+    Args:
+      summary: what ``segjax.metrics.summarize`` returns; ``share_per_class`` (of the
+        labelled pixels) is shown where it is there.
+      console: a ``rich.console.Console`` to print it on; None prints nothing.
+
+    Returns:
+      The ``rich.table.Table``.
+    """
+    from rich.table import Table
+
+    columns = [
+        ("IoU", "iou_per_class", summary["miou"]),
+        ("accuracy", "accuracy_per_class", summary["class_accuracy"]),
+        ("Dice", "dice_per_class", summary["dice"]),
+    ]
+    if "share_per_class" in summary:
+        columns.append(("pixels", "share_per_class", None))
+    table = Table(show_footer=True)
+    table.add_column("class", footer="mean")
+    for title, _, mean in columns:
+        table.add_column(title, footer=_percent(mean, ""), justify="right")
+    for name in summary["iou_per_class"]:
+        cells = [_percent(summary[key][name]) for _, key, _ in columns]
+        table.add_row(str(name), *cells)
+    notes = [f"pixel accuracy {_percent(summary['pixel_accuracy'])}"]
+    if summary.get("absent_classes"):
+        notes.append(f"absent, not counted: {', '.join(summary['absent_classes'])}")
+    table.caption = "; ".join(notes)
+    if console is not None:
+        console.print(table)
+    return table
+
+
+def _percent(value: float | None, none: str = "-") -> str:
+    return none if value is None else f"{100 * value:.2f} %"
