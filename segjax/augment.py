@@ -1,0 +1,408 @@
+"""Augmentation inside jit: pure functions of (settings, key, image, label).
+
+Every example has its own key, ``fold_in(key, position in the global batch)``, and every
+operation its own number folded into that, so that a batch comes out the same on any
+number of devices, and switching one operation on leaves the draws of the others alone.
+Scale, crop, flip and rotation are ONE coordinate map per example: order 1 for the image
+and order 0 for the label, so label ids out are a subset of ids in and IGNORE. Settings
+are static: what is off is not in the compiled program.
+
+What the choices are:
+
+* scale: ``s`` is log-uniform in ``scale`` (zooming in and out by the same factor is
+  equally likely), relative to the image's own valid area ``h x w``, which becomes
+  ``round(s h) x round(s w)``. Plain bilinear, as mmsegmentation and albumentations do:
+  down to s = 0.5 no pixel of the image goes unseen; below, some do.
+* crop: where the scaled image is larger than ``out_size`` the crop lies inside it;
+  where it is smaller the whole image is placed inside the crop. "random": uniformly,
+  by whole pixels; "center" and "top_left" are deterministic.
+* rotation: uniform in ``[-rotation, rotation]`` degrees about the crop's centre.
+* blur: Gaussian, with weights renormalised inside the valid area.
+* colour: the formulas of torchvision's ColorJitter on values in [0, 1], which are kept
+  in [0, 1]. Factors are uniform in ``[max(0, 1 - x), 1 + x]``, hue shifts in
+  ``[-hue, hue]`` of a turn. The order is fixed: brightness, contrast, saturation, hue.
+  Saturation and hue act on 3 channels only; contrast is about the mean of the
+  valid area.
+* CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899; for segmentation French et
+  al. 2020, https://arxiv.org/abs/1906.01916): a box of area 1 - lambda, lambda uniform
+  in [0, 1], around a uniform centre, is taken from the example before in the batch
+  (from the last one for the first).
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from segjax.batch import IGNORE
+from segjax.ops import sampling
+
+# One number per random decision, folded into the example's key. Append only: the
+# numbers are part of what a seed means.
+(_SCALE, _CROP_ROW, _CROP_COLUMN, _FLIP, _VERTICAL, _ROTATION) = range(6)
+(_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _BLUR, _SIGMA) = range(6, 12)
+(_CUTMIX, _BOX_AREA, _BOX_ROW, _BOX_COLUMN) = range(12, 16)
+
+_CROPS = {"top_left": 0.0, "center": 0.5, "random": None}
+_GRAY = (0.2989, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What to do to a training batch; everything is off unless given.
+
+    ``scale`` (low, high) factors; ``flip``, ``vertical_flip``, ``blur``, ``cutmix``
+    probabilities; ``rotation`` the largest angle in degrees; ``brightness``,
+    ``contrast``, ``saturation``, ``hue`` the largest changes (hue in turns, at most
+    0.5); ``blur_sigma`` (low, high) in pixels; ``crop`` random | center | top_left;
+    ``mean`` and ``std`` of the values in [0, 1], one number or one per channel.
+    """
+
+    out_size: tuple[int, int]
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    vertical_flip: float = 0.0
+    rotation: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    cutmix: float = 0.0
+    crop: str = "random"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self):
+        for name in ("flip", "vertical_flip", "blur", "cutmix"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"augment.{name} = {getattr(self, name)}: a probability lies "
+                    "between 0 and 1"
+                )
+        for name in ("rotation", "brightness", "contrast", "saturation", "hue"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"augment.{name} = {getattr(self, name)}: give the largest change, "
+                    "0 (off) or more"
+                )
+        if self.hue > 0.5:
+            raise ValueError(f"augment.hue = {self.hue}: at most 0.5, half a turn")
+        for name in ("scale", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(
+                    f"augment.{name} = {(low, high)}: give (low, high), 0 < low <= high"
+                )
+        if self.crop not in _CROPS:
+            raise ValueError(
+                f"augment.crop = {self.crop!r}: one of {', '.join(sorted(_CROPS))}"
+            )
+        if min(self.out_size) < 1:
+            raise ValueError(f"augment.out_size = {self.out_size}: at least 1 x 1")
+        if min(self.std) <= 0:
+            raise ValueError(f"augment.std = {self.std}: above 0")
+
+
+def _fraction(image: jax.Array) -> jax.Array:
+    """Integers as fractions of their largest value, floats as they are: f[...]."""
+    if jnp.issubdtype(image.dtype, jnp.integer):
+        return image.astype(jnp.float32) / jnp.iinfo(image.dtype).max
+    return image.astype(jnp.promote_types(image.dtype, jnp.float32))
+
+
+def _channels(values: tuple[float, ...], like: jax.Array) -> jax.Array:
+    """``values`` as [1, ..., C] (or [1, ..., 1] for a single one)."""
+    if len(values) not in (1, like.shape[-1]):
+        raise ValueError(
+            f"mean or std has {len(values)} values, but the image {like.shape[-1]} "
+            "channels: give one value per channel, or one for all"
+        )
+    return jnp.asarray(values, like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+def normalize(
+    image: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
+) -> jax.Array:
+    """(fraction - mean) / std: float32[..., C] (float64 for a float64 image).
+
+    uint8 and uint16 are read as fractions of 255 and 65535, floats as they are.
+    """
+    x = _fraction(image)
+    return (x - _channels(mean, x)) / _channels(std, x)
+
+
+def _valid_mask(size: jax.Array, height: int, width: int) -> jax.Array:
+    """bool[B, H, W]: the top left ``size`` i32[B, 2]."""
+    rows = jnp.arange(height)[None, :] < size[:, :1]
+    columns = jnp.arange(width)[None, :] < size[:, 1:]
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def prepare_eval(
+    image: jax.Array,
+    size: jax.Array,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> jax.Array:
+    """Normalise ``image`` [B, H, W, C]; zero outside ``size`` i32[B, 2]."""
+    mask = _valid_mask(size, *image.shape[1:3])
+    return jnp.where(mask[..., None], normalize(image, mean, std), 0)
+
+
+def _draw(keys: jax.Array, operation: int, low=0.0, high=1.0) -> jax.Array:
+    """f32[B]: one uniform number per example (float32 under jax_enable_x64 too)."""
+
+    def one(key):
+        key = jax.random.fold_in(key, operation)
+        return jax.random.uniform(key, (), jnp.float32, low, high)
+
+    return jax.vmap(one)(keys)
+
+
+def _axis_map(settings, axis, scale, crop, flip, size, dtype):
+    """(start, step) f[B] from an output pixel to the source, along one axis."""
+    out = settings.out_size[axis]
+    if scale is None:
+        step = jnp.ones(size.shape[0], dtype)
+        spare = size[:, axis] - out
+    else:
+        scaled = jnp.maximum(jnp.round(size[:, axis] * scale), 1)
+        step = size[:, axis].astype(dtype) / scaled.astype(dtype)
+        spare = scaled.astype(jnp.int32) - out
+    # Positive: how far the crop can move inside the image. Negative: how far the
+    # image can move inside the crop. Whole pixels, so that scale 1 only copies.
+    moves = jnp.floor(crop * (jnp.abs(spare) + 1).astype(crop.dtype))
+    offset = jnp.sign(spare) * jnp.minimum(moves.astype(jnp.int32), jnp.abs(spare))
+    start = (offset.astype(dtype) + 0.5) * step - 0.5
+    if flip is None:
+        return start, step
+    return jnp.where(flip, start + (out - 1) * step, start), jnp.where(
+        flip, -step, step
+    )
+
+
+def _coordinate_maps(settings: Augment, keys, size, dtype):
+    """((start, step) of rows, (start, step) of columns), each f[B]."""
+    batch = size.shape[0]
+    low, high = settings.scale
+    scale = None
+    if (low, high) != (1.0, 1.0):
+        scale = jnp.exp(_draw(keys, _SCALE, math.log(low), math.log(high)))
+    fixed = _CROPS[settings.crop]
+
+    def axis_map(axis, flip_probability, operation):
+        if fixed is None:
+            crop = _draw(keys, (_CROP_ROW, _CROP_COLUMN)[axis])
+        else:
+            crop = jnp.full(batch, fixed, jnp.float32)
+        flip = None
+        if flip_probability > 0:
+            flip = _draw(keys, operation) < flip_probability
+        return _axis_map(settings, axis, scale, crop, flip, size, dtype)
+
+    return (
+        axis_map(0, settings.vertical_flip, _VERTICAL),
+        axis_map(1, settings.flip, _FLIP),
+    )
+
+
+def _separable(settings: Augment, maps, x, label, size):
+    """Scale, crop and flip by matrix products: (image, label, valid bool[B, h, w])."""
+
+    def matrices(axis, order, dtype):
+        def one(start, step, valid):
+            return sampling.interpolation_matrix(
+                settings.out_size[axis],
+                x.shape[1 + axis],
+                start=start,
+                step=step,
+                valid=valid,
+                order=order,
+                dtype=dtype,
+            )
+
+        start, step = maps[axis]
+        return jax.vmap(one)(start, step, size[:, axis])
+
+    image = sampling.sample_separable(
+        x, matrices(0, 1, x.dtype), matrices(1, 1, x.dtype)
+    )
+    # Each label is one id times one: exact in any float type, for ids up to 255
+    # even in the bfloat16 to which the default precision rounds on TPUs.
+    rows, columns = matrices(0, 0, jnp.float32), matrices(1, 0, jnp.float32)
+    ids = sampling.sample_separable(
+        label[..., None], rows, columns, precision=lax.Precision.DEFAULT
+    )
+    valid = (rows.sum(-1) > 0)[:, :, None] & (columns.sum(-1) > 0)[:, None, :]
+    return image, ids[..., 0].astype(jnp.int32), valid
+
+
+def _rotated(settings: Augment, maps, keys, x, label, size):
+    """As :func:`_separable`, with a rotation, by gathers."""
+    height, width = settings.out_size
+    angle = _draw(keys, _ROTATION, -settings.rotation, settings.rotation)
+    angle = jnp.deg2rad(angle).astype(x.dtype)
+    down = jnp.arange(height, dtype=x.dtype)[:, None] - (height - 1) / 2
+    along = jnp.arange(width, dtype=x.dtype)[None, :] - (width - 1) / 2
+
+    def one(angle, row_map, column_map, x, label, size):
+        row = jnp.cos(angle) * down - jnp.sin(angle) * along + (height - 1) / 2
+        column = jnp.sin(angle) * down + jnp.cos(angle) * along + (width - 1) / 2
+        y = row_map[0] + row_map[1] * row
+        at = column_map[0] + column_map[1] * column
+        image = sampling.sample_at(x, y, at, size, order=1)
+        ids = sampling.sample_at(label[..., None], y, at, size, order=0)
+        valid = sampling.inside(y, size[0]) & sampling.inside(at, size[1])
+        return image, ids[..., 0].astype(jnp.int32), valid
+
+    return jax.vmap(one)(angle, maps[0], maps[1], x, label, size)
+
+
+def _top_left(settings: Augment, x, label, size):
+    """Crop and pad at the top left: static slices."""
+    height, width = settings.out_size
+    x, label = x[:, :height, :width], label[:, :height, :width]
+    pad = ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]))
+    x = jnp.pad(x, (*pad, (0, 0)))
+    label = jnp.pad(label.astype(jnp.int32), pad)
+    return x, label, _valid_mask(size, height, width)
+
+
+def _geometry(settings: Augment, keys, x, label, size):
+    """Scale, crop, flip and rotate: (f[B, h, w, C], i32[B, h, w], valid bool)."""
+    moving = settings.scale != (1.0, 1.0) or settings.crop != "top_left"
+    flipping = settings.flip > 0 or settings.vertical_flip > 0
+    if settings.rotation > 0:
+        maps = _coordinate_maps(settings, keys, size, x.dtype)
+        return _rotated(settings, maps, keys, x, label, size)
+    if moving or flipping:
+        maps = _coordinate_maps(settings, keys, size, x.dtype)
+        return _separable(settings, maps, x, label, size)
+    return _top_left(settings, x, label, size)
+
+
+def _blur(settings: Augment, keys, x, valid):
+    """Blur the examples drawn, by two products with banded matrices."""
+    sigma = _draw(keys, _SIGMA, *settings.blur_sigma).astype(x.dtype)
+    chosen = _draw(keys, _BLUR) < settings.blur
+
+    def matrix(n):
+        distance = jnp.arange(n, dtype=x.dtype)
+        squared = (distance[:, None] - distance[None, :]) ** 2
+        weights = jnp.exp(-squared[None] / (2 * sigma[:, None, None] ** 2))
+        one_hot = jnp.eye(n, dtype=x.dtype)[None]
+        return jnp.where(chosen[:, None, None], weights, one_hot)
+
+    rows, columns = matrix(x.shape[1]), matrix(x.shape[2])
+    # What is outside the valid area (any shape, after a rotation) has no weight.
+    mask = valid[..., None].astype(x.dtype)
+    total = sampling.sample_separable(mask, rows, columns)
+    blurred = sampling.sample_separable(x * mask, rows, columns)
+    return blurred / jnp.maximum(total, jnp.finfo(x.dtype).tiny)
+
+
+def _gray(x: jax.Array) -> jax.Array:
+    """Luma of RGB (torchvision's weights), else the mean of the channels: [.., 1]."""
+    if x.shape[-1] != 3:
+        return x.mean(-1, keepdims=True)
+    return (x * jnp.asarray(_GRAY, x.dtype)[None, None, None]).sum(-1, keepdims=True)
+
+
+def _shift_hue(x: jax.Array, shift: jax.Array) -> jax.Array:
+    """Turn the hue of RGB ``x`` [B, H, W, 3] by ``shift`` [B, 1, 1, 1] turns.
+
+    The same as through HSV and back: value and chroma stay, only the hue turns.
+    """
+    top, low = x.max(-1), x.min(-1)
+    chroma = top - low
+    safe = jnp.where(chroma > 0, chroma, 1)
+    r, g, b = x[..., 0], x[..., 1], x[..., 2]
+    hue = jnp.where(
+        top == r,
+        (g - b) / safe,
+        jnp.where(top == g, 2 + (b - r) / safe, 4 + (r - g) / safe),
+    )
+    hue = hue + 6 * shift[..., 0]
+    # Smith 1978: each channel is value - chroma * clip(min(k, 4 - k), 0, 1).
+    k = (jnp.asarray([5.0, 3.0, 1.0], x.dtype)[None, None, None] + hue[..., None]) % 6
+    return top[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+
+
+def _jitter(settings: Augment, keys, x, valid):
+    """Brightness, contrast, saturation, hue, each if it is on."""
+
+    def factor(change, operation):
+        value = _draw(keys, operation, max(0.0, 1 - change), 1 + change)
+        return value.astype(x.dtype)[:, None, None, None]
+
+    def blend(x, other, amount):
+        return jnp.clip(amount * x + (1 - amount) * other, 0, 1)
+
+    if settings.brightness > 0:
+        x = jnp.clip(x * factor(settings.brightness, _BRIGHTNESS), 0, 1)
+    if settings.contrast > 0:
+        mask = valid[..., None].astype(x.dtype)
+        total = (_gray(x) * mask).sum((1, 2, 3), keepdims=True)
+        mean = total / jnp.maximum(mask.sum((1, 2, 3), keepdims=True), 1)
+        x = blend(x, mean, factor(settings.contrast, _CONTRAST))
+    if settings.saturation > 0 and x.shape[-1] == 3:
+        x = blend(x, _gray(x), factor(settings.saturation, _SATURATION))
+    if settings.hue > 0 and x.shape[-1] == 3:
+        shift = _draw(keys, _HUE, -settings.hue, settings.hue).astype(x.dtype)
+        x = _shift_hue(x, shift[:, None, None, None])
+    return x
+
+
+def _cutmix(settings: Augment, keys, x, label):
+    """Paste a box of the example before into each example drawn."""
+    height, width = settings.out_size
+    chosen = _draw(keys, _CUTMIX) < settings.cutmix
+    # Area 1 - lambda with lambda uniform, so each side is the root of a uniform.
+    side = jnp.sqrt(_draw(keys, _BOX_AREA))
+
+    def inside_box(n, operation):
+        middle = _draw(keys, operation) * n
+        at = jnp.arange(n, dtype=jnp.float32)[None, :] + 0.5
+        return jnp.abs(at - middle[:, None]) < (side * n / 2)[:, None]
+
+    mask = inside_box(height, _BOX_ROW)[:, :, None]
+    mask = mask & inside_box(width, _BOX_COLUMN)[:, None, :]
+    mask = mask & chosen[:, None, None]
+    x = jnp.where(mask[..., None], jnp.roll(x, 1, axis=0), x)
+    return x, jnp.where(mask, jnp.roll(label, 1, axis=0), label)
+
+
+def augment_batch(
+    settings: Augment,
+    key: jax.Array,
+    image: jax.Array,
+    label: jax.Array,
+    size: jax.Array,
+    positions: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Augment and normalise a batch inside jit.
+
+    ``key`` is folded from (seed, stream, step); ``image`` u8 | u16 | f32[B, Hb, Wb, C]
+    and ``label`` u8[B, Hb, Wb] are valid in the top left ``size`` i32[B, 2];
+    ``positions`` i32[B] are the examples' places in the global batch (0 to B-1 unless
+    given; a microbatch gives its own). Returns float32[B, H, W, C] (float64 for a
+    float64 image), zero outside the image, and int32[B, H, W] with IGNORE there,
+    ``(H, W) = settings.out_size``.
+    """
+    if positions is None:
+        positions = jnp.arange(image.shape[0])
+    keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(positions)
+    x = _fraction(image)
+    x, label, valid = _geometry(settings, keys, x, label, size)
+    if settings.blur > 0:
+        x = _blur(settings, keys, x, valid)
+    x = _jitter(settings, keys, x, valid)
+    x = jnp.where(valid[..., None], normalize(x, settings.mean, settings.std), 0)
+    label = jnp.where(valid, label, IGNORE)
+    if settings.cutmix > 0:
+        x, label = _cutmix(settings, keys, x, label)
+    return x, label
