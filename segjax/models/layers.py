@@ -1,0 +1,223 @@
+"""The layers that every network is built from, on top of segjax.ops.
+
+A network receives one :class:`Layers` with dtypes, norm and platform settled and asks
+it for convolutions and norms; families change single fields with
+``dataclasses.replace``.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.ops import conv as conv_ops
+from segjax.ops import norm as norm_ops
+from segjax.ops import pool as pool_ops
+
+Initializer = Callable[..., jax.Array]
+
+kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""torchvision's for convolutions (He et al. 2015)."""
+
+kaiming_uniform_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
+"""segmentation_models_pytorch's for decoders."""
+
+xavier_uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+"""segmentation_models_pytorch's for heads (Glorot & Bengio 2010)."""
+
+
+class Features(NamedTuple):
+    """An encoder's result: ``maps`` [B, h, w, C], finest first, and a ViT's tokens."""
+
+    maps: tuple[jax.Array, ...]
+    tokens: tuple[jax.Array, ...] = ()
+
+
+class Conv(nn.Module):
+    """Convolution with parameters ``kernel`` [kh, kw, Ci/groups, Co] and ``bias``.
+
+    ``padding`` None keeps the size at stride 1: dilation * (kernel - 1) / 2.
+    """
+
+    features: int
+    kernel_size: int = 3
+    strides: int = 1
+    padding: int | Sequence | None = None
+    dilation: int = 1
+    groups: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer = kaiming_normal_fan_out
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    platform: str | None = None
+
+    def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
+        """Kernel and bias in the compute dtype, for ``channels`` input channels."""
+        k = self.kernel_size
+        shape = (k, k, channels // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        if not self.use_bias:
+            return kernel.astype(self.dtype), None
+        zeros = nn.initializers.zeros_init()
+        bias = self.param("bias", zeros, (self.features,), self.param_dtype)
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x[B, H, W, Ci] -> [B, H', W', Co] in the compute dtype."""
+        kernel, bias = self.weights(x.shape[3])
+        padding = self.padding
+        if padding is None:
+            padding = self.dilation * (self.kernel_size - 1) // 2
+        y = conv_ops.conv2d(
+            x.astype(self.dtype),
+            kernel,
+            strides=self.strides,
+            padding=padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            platform=self.platform,
+        )
+        return y if bias is None else y + bias[None, None, None, :]
+
+
+class UpsampledConv(Conv):
+    """3x3 convolution of (nearest-upsampled x, skip); parameters as :class:`Conv`'s."""
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self, x: jax.Array, skip: jax.Array | None, size: tuple[int, int]
+    ) -> jax.Array:
+        """x[B, h, w, Cx], skip[B, *size, Cs] or None -> [B, *size, Co]."""
+        kernel, bias = self.weights(x.shape[3] + (0 if skip is None else skip.shape[3]))
+        y = conv_ops.conv_upsampled(
+            x.astype(self.dtype),
+            None if skip is None else skip.astype(self.dtype),
+            kernel,
+            size,
+            platform=self.platform,
+        )
+        return y if bias is None else y + bias[None, None, None, :]
+
+
+class Norm(nn.Module):
+    """Normalisation with ``scale`` and ``bias`` [C], and optionally the ReLU after it.
+
+    ``kind``: "batch" (collection ``batch_stats`` with ``mean`` and ``var`` as torch
+    keeps them: momentum 0.9, unbiased variance), "group" (32 groups, or the largest
+    divisor of C below), "layer" (over the channels of each pixel), "none" (only the
+    ReLU; its convolutions have a bias then).
+    """
+
+    kind: str = "batch"
+    relu: bool = False
+    eps: float = 1e-5
+    momentum: float = 0.9
+    param_dtype: Any = jnp.float32
+    platform: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x[B, H, W, C] -> the same shape and dtype."""
+        if self.kind == "none":
+            return nn.relu(x) if self.relu else x
+        channels = (x.shape[3],)
+        ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+        scale = self.param("scale", ones, channels, self.param_dtype)
+        bias = self.param("bias", zeros, channels, self.param_dtype)
+        if self.kind == "group":
+            groups = math.gcd(32, x.shape[3])
+            return norm_ops.group_norm(
+                x, scale, bias, groups=groups, eps=self.eps, relu=self.relu
+            )
+        if self.kind == "layer":
+            return norm_ops.layer_norm(x, scale, bias, eps=self.eps, relu=self.relu)
+        return self._batch(x, scale, bias, train)
+
+    def _batch(self, x, scale, bias, train):
+        shape, dtype = scale.shape, self.param_dtype
+        mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(shape, dtype))
+        var = self.variable("batch_stats", "var", lambda: jnp.ones(shape, dtype))
+        if not train:
+            return norm_ops.batch_norm(
+                x, scale, bias, mean.value, var.value, eps=self.eps, relu=self.relu
+            )
+        y, now_mean, now_var = norm_ops.batch_norm_train(
+            x, scale, bias, eps=self.eps, relu=self.relu, platform=self.platform
+        )
+        if not self.is_initializing():
+            count = x.size // x.shape[3]
+            unbiased = now_var * (count / max(count - 1, 1))
+            keep = self.momentum
+            mean.value = (keep * mean.value + (1 - keep) * now_mean).astype(dtype)
+            var.value = (keep * var.value + (1 - keep) * unbiased).astype(dtype)
+        return y
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What all layers of a network share; hashable, so modules carry it as a field."""
+
+    norm_kind: str = "batch"
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.9
+    kernel_init: Initializer = kaiming_normal_fan_out
+    remat: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    platform: str | None = None
+
+    def _conv(self, kind, features, kernel_size, options):
+        options = {"kernel_init": self.kernel_init, **options}
+        return kind(
+            features,
+            kernel_size,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            platform=self.platform,
+            **options,
+        )
+
+    def conv(self, features: int, kernel_size: int = 3, **options) -> Conv:
+        """A :class:`Conv`; ``options`` are its other fields."""
+        return self._conv(Conv, features, kernel_size, options)
+
+    def conv_before_norm(self, features: int, kernel_size: int = 3, **options) -> Conv:
+        """A :class:`Conv` whose bias a norm would make useless: none, but for "none"."""
+        return self.conv(
+            features, kernel_size, use_bias=self.norm_kind == "none", **options
+        )
+
+    def upsampled_conv_before_norm(self, features: int, **options) -> UpsampledConv:
+        """An :class:`UpsampledConv`, otherwise as :meth:`conv_before_norm`."""
+        options = {"use_bias": self.norm_kind == "none", **options}
+        return self._conv(UpsampledConv, features, 3, options)
+
+    def norm(self, *, relu: bool = False, name: str) -> Norm:
+        """A :class:`Norm`, with the ReLU after it where ``relu``."""
+        return Norm(
+            kind=self.norm_kind,
+            relu=relu,
+            eps=self.norm_eps,
+            momentum=self.norm_momentum,
+            param_dtype=self.param_dtype,
+            platform=self.platform,
+            name=name,
+        )
+
+    def max_pool(self, x: jax.Array, window: int, strides: int, padding: int = 0, **kw):
+        """:func:`segjax.ops.pool.max_pool` on the network's platform."""
+        return pool_ops.max_pool(
+            x, window, strides, padding, platform=self.platform, **kw
+        )
+
+    def block(self, module: type[nn.Module]) -> type[nn.Module]:
+        """The module class, rematerialised if so asked; called as ``block(x, train)``.
+
+        Instances need an explicit ``name``, so that the tree stays the same.
+        """
+        return nn.remat(module, static_argnums=(2,)) if self.remat else module

@@ -1,0 +1,51 @@
+"""Encoder, decoder and head as one model for images of any size."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.models.layers import Layers
+from segjax.ops.scores import Rule, Scores, finish
+
+
+class Segmenter(nn.Module):
+    """image -> logits. Parameters: ``encoder/...``, ``decoder/...``, ``head/...``.
+
+    A decoder module has ``__call__(features, size, train) -> map``, ``any_size``,
+    ``head_kernel`` and ``head_init``. Decoders that want sizes in multiples of the
+    stride (``any_size`` False) get the image padded at the right and the bottom.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    num_classes: int
+    in_channels: int
+    layers: Layers
+
+    @nn.compact
+    def scores(self, image: jax.Array, *, train: bool = False) -> Scores:
+        """image f[B, H, W, C] -> unfinished scores in the compute dtype."""
+        if image.ndim != 4 or image.shape[3] != self.in_channels:
+            raise ValueError(
+                f"image has shape {image.shape}; this model takes "
+                f"[B, H, W, {self.in_channels}]"
+            )
+        crop = size = (image.shape[1], image.shape[2])
+        if not self.decoder.any_size:
+            stride = max(self.encoder.strides)
+            size = (-(-size[0] // stride) * stride, -(-size[1] // stride) * stride)
+            extra = ((0, size[0] - crop[0]), (0, size[1] - crop[1]))
+            image = jnp.pad(image, ((0, 0), *extra, (0, 0)))
+        features = self.encoder(image.astype(self.layers.dtype), train=train)
+        x = self.decoder(features, size, train=train)
+        array = self.layers.conv(
+            self.num_classes,
+            self.decoder.head_kernel,
+            kernel_init=self.decoder.head_init,
+            name="head",
+        )(x)
+        return Scores(array, Rule(size=size, crop=crop))
+
+    def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """image f[B, H, W, C] -> logits float32[B, H, W, K] (float64: see build)."""
+        return finish(self.scores(image, train=train))

@@ -1,0 +1,224 @@
+"""Two-dimensional convolution, also of upsampled maps."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from segjax.ops import table
+from segjax.ops.resize import resize_nearest
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def pair(value: int | Sequence[int]) -> Pair:
+    """An int for both image axes, or two ints."""
+    if isinstance(value, int):
+        return value, value
+    first, second = value
+    return first, second
+
+
+def both_sides(padding: int | Sequence) -> Padding:
+    """Padding as ((top, bottom), (left, right)) from an int, (h, w) or itself."""
+    if isinstance(padding, int):
+        return (padding, padding), (padding, padding)
+    rows, columns = padding
+    return pair(rows), pair(columns)
+
+
+def conv2d(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: int | Sequence = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    platform: str | None = None,
+) -> jax.Array:
+    """Convolve x[B, H, W, Ci] with kernel[kh, kw, Ci/groups, Co] as torch.nn.Conv2d.
+
+    ``padding`` is an int, (rows, columns) or ((top, bottom), (left, right)) zeros.
+    Returns [B, Ho, Wo, Co] in the dtype of ``x``. ``platform`` picks the formulation
+    (None: plain). All formulations are differentiable in reverse mode; forward mode
+    needs the plain one.
+    """
+    strides, dilation, padding = pair(strides), pair(dilation), both_sides(padding)
+    chosen = table.conv(
+        platform,
+        x.dtype,
+        (x.shape[1], x.shape[2]),
+        kernel.shape,
+        strides,
+        padding,
+        groups,
+    )
+    if chosen == "dot":
+        return _dot(x, kernel, strides)
+    if chosen in ("split", "gim"):
+        return _conv_gemm(padding, dilation, chosen, x, kernel)
+    return _plain(x, kernel, strides, padding, dilation, groups)
+
+
+def _plain(x, kernel, strides, padding, dilation, groups=1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=DIMENSIONS,
+        feature_group_count=groups,
+    )
+
+
+def _dot(x, kernel, strides):
+    """A 1x1 convolution: the strided pixels times a matrix."""
+    x = x[:, :: strides[0], :: strides[1]]
+    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _conv_gemm(padding, dilation, formulation, x, kernel):
+    """Stride 1, one group; only the filter gradient differs from :func:`_plain`."""
+    return _plain(x, kernel, (1, 1), padding, dilation)
+
+
+def _conv_gemm_forward(padding, dilation, formulation, x, kernel):
+    return _plain(x, kernel, (1, 1), padding, dilation), (x, kernel)
+
+
+def _conv_gemm_backward(padding, dilation, formulation, residuals, g):
+    x, kernel = residuals
+    kh, kw = kernel.shape[:2]
+    reach = ((kh - 1) * dilation[0], (kw - 1) * dilation[1])
+    opposite = tuple(
+        (r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True)
+    )
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    dx = _plain(g, flipped, (1, 1), opposite, dilation)
+    gradient = _filter_split if formulation == "split" else _filter_gim
+    return dx, gradient(x, g, kernel.shape, padding, dilation).astype(kernel.dtype)
+
+
+_conv_gemm.defvjp(_conv_gemm_forward, _conv_gemm_backward)
+
+
+def _filter_split(x, g, shape, padding, dilation):
+    """One product over pixels of (x at kw column shifts) and (g at kh row shifts)."""
+    kh, kw, c_in, c_out = shape
+    dh, dw = dilation
+    width = g.shape[2]
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    columns = [x[:, :, j * dw : j * dw + width] for j in range(kw)]
+    rows = [
+        jnp.pad(g, ((0, 0), (i * dh, (kh - 1 - i) * dh), (0, 0), (0, 0)))
+        for i in range(kh)
+    ]
+    product = _over_pixels(jnp.concatenate(columns, 3), jnp.concatenate(rows, 3))
+    return product.reshape(kw, c_in, kh, c_out).transpose(2, 0, 1, 3)
+
+
+def _filter_gim(x, g, shape, padding, dilation):
+    """One product over pixels of x and (g at all kh x kw shifts); for few outputs."""
+    kh, kw, c_in, c_out = shape
+    height, width = x.shape[1:3]
+    shifted = []
+    for i in range(kh):
+        for j in range(kw):
+            # Row h of x meets row h + top - i * dilation of g.
+            top = i * dilation[0] - padding[0][0]
+            left = j * dilation[1] - padding[1][0]
+            config = (
+                (0, 0, 0),
+                (top, height - top - g.shape[1], 0),
+                (left, width - left - g.shape[2], 0),
+                (0, 0, 0),
+            )
+            shifted.append(lax.pad(g, jnp.zeros((), g.dtype), config))
+    product = _over_pixels(x, jnp.concatenate(shifted, 3))
+    return product.reshape(c_in, kh, kw, c_out).transpose(1, 2, 0, 3)
+
+
+def _over_pixels(x, g):
+    """[C1, C2] = sum over batch and pixels of x[B, H, W, C1] g[B, H, W, C2]."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return lax.dot_general(
+        x, g, (((0, 1, 2), (0, 1, 2)), ((), ())), preferred_element_type=wide
+    )
+
+
+def conv_upsampled(
+    x: jax.Array,
+    skip: jax.Array | None,
+    kernel: jax.Array,
+    size: tuple[int, int],
+    *,
+    platform: str | None = None,
+) -> jax.Array:
+    """3x3 convolution (padding 1) of concat(nearest-upsampled x, skip).
+
+    x[B, h, w, Cx], skip[B, *size, Cs] or None, kernel[3, 3, Cx + Cs, Co], ``size`` the
+    target's height and width. Returns [B, *size, Co].
+    """
+    chosen = table.conv_upsampled(platform, x.dtype, (x.shape[1], x.shape[2]), size)
+    if chosen == "plain":
+        x = resize_nearest(x, size)
+        if skip is not None:
+            x = jnp.concatenate([x, skip], 3)
+        return conv2d(x, kernel, padding=1, platform=platform)
+    channels = x.shape[3]
+    y = _differences(x, kernel[:, :, :channels])
+    if skip is not None:
+        y += conv2d(skip, kernel[:, :, channels:], padding=1, platform=platform)
+    return y
+
+
+def _differences(x, kernel):
+    """Nine products at the low resolution where upsampling first takes 36.
+
+    In one dimension, with d[i] = x[i] - x[i-1] and x zero outside, the three taps
+    (a, b, c) on the upsampled x give y[2i] = (a+b+c) x[i] - a d[i] and
+    y[2i+1] = (a+b+c) x[i] + c d[i+1]; two dimensions are the tensor product.
+    """
+    _, height, width, _ = x.shape
+    a, b, c = kernel[0], kernel[1], kernel[2]
+    row_taps = {"all": a + b + c, "first": -a, "last": c}
+    taps = {
+        (r, s): {"all": k[0] + k[1] + k[2], "first": -k[0], "last": k[2]}[s]
+        for r, k in row_taps.items()
+        for s in row_taps
+    }
+
+    def step(x, axis):
+        low, high = [(0, 0)] * 4, [(0, 0)] * 4
+        low[axis], high[axis] = (1, 0), (0, 1)
+        return jnp.pad(x, high) - jnp.pad(x, low)
+
+    down, right = step(x, 1), step(x, 2)
+    both = step(down, 2)
+    source = {
+        (r, s): [[x, right], [down, both]][r != "all"][s != "all"] for r, s in taps
+    }
+    begin = {"all": 0, "first": 0, "last": 1}
+    product = {
+        (r, s): lax.dot_general(
+            source[r, s][:, begin[r] : begin[r] + height, begin[s] : begin[s] + width],
+            taps[r, s],
+            (((3,), (0,)), ((), ())),
+        )
+        for r, s in taps
+    }
+    phases = [
+        product["all", "all"] + product[r, "all"] + product["all", s] + product[r, s]
+        for r in ("first", "last")
+        for s in ("first", "last")
+    ]
+    y = jnp.stack(phases, 3).reshape(-1, height, width, 2, 2, kernel.shape[3])
+    y = y.transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(-1, 2 * height, 2 * width, kernel.shape[3])

@@ -1,0 +1,146 @@
+"""Normalisation over batch, groups or channels, with the ReLU that follows it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from segjax.ops import table
+
+
+def batch_norm(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    *,
+    eps: float = 1e-5,
+    relu: bool = False,
+) -> jax.Array:
+    """Normalise x[B, H, W, C] with given statistics [C] (Ioffe & Szegedy 2015).
+
+    Computed as one multiply-add in at least float32; returns the dtype of ``x``.
+    """
+    factor = scale * lax.rsqrt(var + eps)
+    return _affine(x, factor, bias - mean * factor, relu)
+
+
+def batch_norm_train(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    eps: float = 1e-5,
+    relu: bool = False,
+    platform: str | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalise x[B, H, W, C] with its own statistics: (y, mean[C], variance[C]).
+
+    The variance is the biased one. Mean and variance are for the running statistics
+    and carry no gradient. Under jit a batch that is sharded over a mesh has global
+    statistics.
+    """
+    if table.batch_norm(platform) == "fused":
+        y, mean, var = _fused(eps, relu, x, scale, bias)
+    else:
+        y, mean, var = _normalize(eps, relu, x, scale, bias)
+    return y, lax.stop_gradient(mean), lax.stop_gradient(var)
+
+
+def _wide(x):
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _row(vector):
+    return vector[None, None, None, :]
+
+
+def _affine(x, factor, offset, relu):
+    y = _wide(x) * _row(factor) + _row(offset)
+    return (jax.nn.relu(y) if relu else y).astype(x.dtype)
+
+
+def _statistics(x):
+    """Mean and biased variance [C]; two passes, as the squares' mean cancels."""
+    mean = jnp.mean(_wide(x), (0, 1, 2))
+    return mean, jnp.mean(jnp.square(_wide(x) - _row(mean)), (0, 1, 2))
+
+
+def _normalize(eps, relu, x, scale, bias):
+    mean, var = _statistics(x)
+    factor = scale * lax.rsqrt(var + eps)
+    return _affine(x, factor, bias - mean * factor, relu), mean, var
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _fused(eps, relu, x, scale, bias):
+    return _normalize(eps, relu, x, scale, bias)
+
+
+def _fused_forward(eps, relu, x, scale, bias):
+    y, mean, var = _normalize(eps, relu, x, scale, bias)
+    return (y, mean, var), (x, scale, bias, mean, var)
+
+
+def _fused_backward(eps, relu, residuals, cotangents):
+    """The input's gradient is one multiply-add of x and g after two sums.
+
+    The ReLU's mask is computed again from x: cheaper than keeping y.
+    """
+    x, scale, bias, mean, var = residuals
+    inverse = lax.rsqrt(var + eps)
+    factor = scale * inverse
+    g = _wide(cotangents[0])
+    centred = _wide(x) - _row(mean)
+    if relu:
+        offset = bias - mean * factor  # exactly the forward pass's arithmetic
+        g = jnp.where(_wide(x) * _row(factor) + _row(offset) > 0, g, 0)
+    pixels = x.size // x.shape[3]
+    sum_g = jnp.sum(g, (0, 1, 2))
+    sum_gx = jnp.sum(g * centred, (0, 1, 2))
+    slope = factor * jnp.square(inverse) * sum_gx / pixels
+    dx = _row(factor) * (g - _row(sum_g / pixels)) - _row(slope) * centred
+    return dx.astype(x.dtype), sum_gx * inverse, sum_g
+
+
+_fused.defvjp(_fused_forward, _fused_backward)
+
+
+def group_norm(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    groups: int,
+    eps: float = 1e-5,
+    relu: bool = False,
+) -> jax.Array:
+    """Normalise x[B, H, W, C] per example and group of channels (Wu & He 2018).
+
+    ``groups`` divides C.
+    """
+    b, h, w, c = x.shape
+    parts = _wide(x).reshape(b, h, w, groups, c // groups)
+    mean = jnp.mean(parts, (1, 2, 4), keepdims=True)
+    var = jnp.mean(jnp.square(parts - mean), (1, 2, 4), keepdims=True)
+    y = ((parts - mean) * lax.rsqrt(var + eps)).reshape(x.shape)
+    return _affine(y, scale, bias, relu).astype(x.dtype)
+
+
+def layer_norm(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    eps: float = 1e-6,
+    relu: bool = False,
+) -> jax.Array:
+    """Normalise the channels of each pixel of x[B, H, W, C] (Ba et al. 2016)."""
+    wide = _wide(x)
+    mean = jnp.mean(wide, 3, keepdims=True)
+    var = jnp.mean(jnp.square(wide - mean), 3, keepdims=True)
+    return _affine((wide - mean) * lax.rsqrt(var + eps), scale, bias, relu).astype(
+        x.dtype
+    )

@@ -1,0 +1,62 @@
+"""Which formulation computes an operation: the one place where that is decided.
+
+Every function takes ``platform`` ("cpu", "tpu", "gpu" or None, which means plain), the
+dtype and shapes without the batch dimension, and returns the formulation's name. Each
+formulation equals the plain one: forward and all gradients (tests/ops). The numbers
+behind the CPU rows are in the functions' comments: GF/s of XLA's own filter gradient
+against the formulation's, two AVX-512 cores, float32.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+
+def conv(
+    platform: str | None,
+    dtype: Any,
+    size: tuple[int, int],
+    kernel: tuple[int, ...],
+    strides: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    groups: int,
+) -> str:
+    """Formulation of a convolution with ``kernel`` [kh, kw, Ci/groups, Co].
+
+    Returns one of "plain", "dot" (1x1: a product over channels), "split" and "gim"
+    (filter gradient as one matrix product; forward and input gradient are XLA's).
+    """
+    kh, kw, c_in, c_out = kernel
+    if platform != "cpu" or groups != 1:
+        return "plain"
+    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)):
+        return "dot"  # 6-17 -> 75-150
+    if strides != (1, 1) or (kh, kw) != (3, 3) or c_in < 8:
+        return "plain"
+    if c_in >= 128 and 2 * c_out <= c_in:
+        return "gim"  # 32x32, 768 -> 128 channels: 41 -> 139
+    if min(c_in, c_out) >= 32:
+        return "split"  # 64x64, 64 -> 64: 35 -> 54; 32x32, 128 -> 128: 48 -> 103
+    return "plain"  # 256x256, 32 -> 16: nothing beats XLA
+
+
+def conv_upsampled(
+    platform: str | None, dtype: Any, size: tuple[int, int], target: tuple[int, int]
+) -> str:
+    """ "plain" or "differences": convolve a nearest-x2 upsampled map without making it.
+
+    Differences of neighbours lose bits in bfloat16, so they serve float32 and float64.
+    """
+    exact = target == (2 * size[0], 2 * size[1])
+    wide = jnp.dtype(dtype).itemsize >= 4
+    return "differences" if platform == "cpu" and exact and wide else "plain"
+
+
+def max_pool(platform: str | None) -> str:
+    """ "plain" (select-and-scatter backward) or "compares" (75 ms -> 7 ms)."""
+    return "compares" if platform == "cpu" else "plain"
+
+
+def batch_norm(platform: str | None) -> str:
+    """ "plain" or "fused": a written-out backward that reads its input twice only."""
+    return "fused" if platform == "cpu" else "plain"
