@@ -12,18 +12,21 @@ Every failure is a one-line ValueError that names the file.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 """The file name endings, in lower case, that count as images."""
 
 Color = tuple[int, int, int]
+File = str | Path | bytes
+"""A path, or the file's content."""
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Pillow keeps 8 of the 16 bits of these PNGs. Reading the big-endian file once as such
@@ -31,22 +34,26 @@ _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SIXTEEN_BITS = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 
 
-def read_image(path: str | Path, channels: int | None = None) -> np.ndarray:
+def read_image(
+    file: File, channels: int | None = None, *, name: str | None = None
+) -> np.ndarray:
     """Read an image file: uint8 | uint16 | float32 [h, w, C].
 
     Grey has one channel, alpha is a channel, colour palettes and CMYK become RGB.
     Integer TIFFs of other types and float64 become float32.
 
     Args:
-      path: a PNG, JPEG, TIFF (any number of bands), BMP or WebP file.
+      file: path or content of a PNG, JPEG, TIFF (any number of bands), BMP or WebP.
       channels: how many to return; None returns what the file holds. Grey is repeated
         to 3, and the alpha channel of grey or RGB is dropped where that fits.
+      name: what errors call the file, where ``file`` is its content.
 
     Raises:
       ValueError: the file is missing, unreadable, truncated, larger than
         ``PIL.Image.MAX_IMAGE_PIXELS``, or does not have that many channels.
     """
-    array = _load(Path(path), indices=False)
+    name = _name(file, name)
+    array = _load(file, name, indices=False)
     if array.ndim == 2:
         array = array[:, :, None]
     if array.dtype not in (np.uint8, np.uint16, np.float32):
@@ -58,90 +65,102 @@ def read_image(path: str | Path, channels: int | None = None) -> np.ndarray:
     if array.shape[2] in (1, 2) and channels == 3:
         return np.repeat(array[:, :, :1], 3, axis=2)
     raise ValueError(
-        f"{path}: has {array.shape[2]} channels where {channels} are wanted; convert "
-        "the file or set channels to one number that suits all images"
+        f"{name}: has {array.shape[2]} channel{'s' * (array.shape[2] != 1)} where "
+        f"{channels} are wanted; convert the file, or set channels to one number that "
+        "suits all images"
     )
 
 
 def read_mask(
-    path: str | Path,
+    file: File,
     colors: Mapping[Color, int] | None = None,
     values: str = "auto",
+    *,
+    name: str | None = None,
 ) -> np.ndarray:
     """Read a mask file: uint8 [h, w], the ids as they are stored.
 
     Args:
-      path: an image file of mode 1, L, P (its indices are the ids), 16-bit grey with
-        ids below 256, or RGB.
+      file: path or content of an image file of mode 1, L, P (its indices are the ids),
+        16-bit grey with ids below 256, or RGB.
       colors: RGB colour -> id, for masks that hold colours. Without it an RGB mask is
         taken only if its three channels are the same, as ids.
       values: what palette masks hold: "auto" and "ids" take the indices, "colors"
         looks their colours up in ``colors`` (so do RGB masks in any case).
+      name: what errors call the file, where ``file`` is its content.
 
     Raises:
       ValueError: the file is missing, unreadable or truncated, holds an id above 255
         (names the ids), or a colour that ``colors`` lacks (names colour and pixels).
     """
-    path = Path(path)
+    name = _name(file, name)
     if values not in ("auto", "ids", "colors"):
         raise ValueError(f"mask values are 'auto', 'ids' or 'colors', not {values!r}")
-    array = _load(path, indices=values != "colors")
+    array = _load(file, name, indices=values != "colors")
     if array.ndim == 3 and array.shape[2] in (1, 2):
         array = array[:, :, 0]
     if array.ndim == 2:
-        return _as_ids(array, path)
+        return _as_ids(array, name)
     if array.shape[2] not in (3, 4) or array.dtype != np.uint8:
         raise ValueError(
-            f"{path}: a mask has one channel or 8-bit RGB, not {array.shape[2]} "
+            f"{name}: a mask has one channel or 8-bit RGB, not {array.shape[2]} "
             f"channels of {array.dtype}"
         )
     array = array[:, :, :3]
-    if colors is not None:
-        return _colors_to_ids(array, colors, path)
+    if colors:
+        return _colors_to_ids(array, colors, name)
     if (array == array[:, :, :1]).all():
         return np.ascontiguousarray(array[:, :, 0])
     raise ValueError(
-        f"{path}: an RGB mask needs a colour table: write a color for each class in "
+        f"{name}: an RGB mask needs a colour table: write a color for each class in "
         "classes.json, or save masks with one channel of ids"
     )
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(file: File, *, name: str | None = None) -> tuple[int, int]:
     """Height and width of the upright image in pixels, from the file's header."""
-    path = Path(path)
-    with _named_errors(path):
-        if _is_tiff(path):
-            with _tiff(path) as (page, shape, (y, x, _)):
-                height, width, turn = shape[y], shape[x], _tiff_orientation(page)
+    with _named_errors(_name(file, name)):
+        if _is_tiff(file):
+            with _tiff(file) as (series, (y, x, _)):
+                height, width = series.shape[y], series.shape[x]
+                turn = _tiff_orientation(series)
         else:
-            with Image.open(path) as image:
+            with Image.open(_stream(file)) as image:
                 (width, height), turn = image.size, _orientation(image)
         _check_pixels(height, width)
     return (width, height) if turn >= 5 else (height, width)
 
 
+def _name(file: File, name: str | None) -> str:
+    return name or ("<bytes>" if isinstance(file, bytes) else str(file))
+
+
+def _stream(file: File) -> Any:
+    return io.BytesIO(file) if isinstance(file, bytes) else file
+
+
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def _named_errors(name: str) -> Iterator[None]:
     """Turn whatever a decoder raises into one ValueError line with the file's name."""
     try:
         yield
-    except (MemoryError, KeyboardInterrupt):
+    except MemoryError:
         raise
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ValueError(f"{name}: no such file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(
-            f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels (Pillow's guard "
+            f"{name}: more than {Image.MAX_IMAGE_PIXELS} pixels (Pillow's guard "
             "against decompression bombs); cut the image into tiles"
         ) from None
     # Pillow and tifffile raise a dozen types for a damaged file (OSError, SyntaxError,
     # struct.error, zlib.error, IndexError ...), none of which names it.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             reason = "not an image of a known format"
         raise ValueError(
-            f"{path}: unreadable or truncated ({reason}); restore the file or leave it "
+            f"{name}: unreadable or truncated ({reason}); restore the file or leave it "
             "out"
         ) from error
 
@@ -152,28 +171,28 @@ def _check_pixels(height: int, width: int) -> None:
         raise Image.DecompressionBombError
 
 
-def _is_tiff(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) in _TIFF_MAGIC
+def _is_tiff(file: File) -> bool:
+    if isinstance(file, bytes):
+        return file[:4] in _TIFF_MAGIC
+    with open(file, "rb") as stream:
+        return stream.read(4) in _TIFF_MAGIC
 
 
-def _load(path: Path, *, indices: bool) -> np.ndarray:
+def _load(file: File, name: str, *, indices: bool) -> np.ndarray:
     """[h, w] or [h, w, C], upright; palettes as indices [h, w] or as colours."""
-    with _named_errors(path):
-        if _is_tiff(path):
-            return _load_tiff(path, indices)
-        with Image.open(path) as image:
+    with _named_errors(name):
+        if _is_tiff(file):
+            return _load_tiff(file, indices)
+        with Image.open(_stream(file)) as image:
             _check_pixels(image.height, image.width)
             turn = _orientation(image)
-            array = _pixels(image, indices, path)
+            array = _pixels(image, indices, file)
         return _turn(array, turn)
 
 
-def _pixels(image: Image.Image, indices: bool, path: Path) -> np.ndarray:
-    if image.format == "PNG" and image.tile:  # pyright: ignore[reportAttributeAccessIssue]
-        raw = image.tile[0].args  # pyright: ignore[reportAttributeAccessIssue]
-        if raw in _SIXTEEN_BITS:
-            return _sixteen_bits(image, _SIXTEEN_BITS[raw], path)
+def _pixels(image: Any, indices: bool, file: File) -> np.ndarray:
+    if image.format == "PNG" and image.tile and image.tile[0].args in _SIXTEEN_BITS:
+        return _sixteen_bits(image, file)
     if image.mode == "P" and not indices:
         image = image.convert("RGB")
     elif image.mode == "PA":
@@ -182,18 +201,21 @@ def _pixels(image: Image.Image, indices: bool, path: Path) -> np.ndarray:
         image = image.convert("RGB")
     array = np.asarray(image)
     if array.dtype == bool:
-        # A bilevel image is black and white; a bilevel mask is ids 0 and 1.
-        return array.astype(np.uint8) * np.uint8(1 if indices else 255)
+        return _bilevel(array, indices)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _sixteen_bits(image: Any, swapped: str, path: Path) -> np.ndarray:
+def _bilevel(array: np.ndarray, indices: bool) -> np.ndarray:
+    """A bilevel image is black and white, a bilevel mask holds the ids 0 and 1."""
+    return array.astype(np.uint8) * np.uint8(1 if indices else 255)
+
+
+def _sixteen_bits(image: Any, file: File) -> np.ndarray:
+    swapped = _SIXTEEN_BITS[image.tile[0].args]
     high = np.asarray(image).astype(np.uint16)
-    with Image.open(path) as again:
-        plugin: Any = again
-        plugin.tile = [tile._replace(args=swapped) for tile in plugin.tile]
-        low = np.asarray(again)
-    return (high << 8) | low
+    with Image.open(_stream(file)) as image:
+        image.tile = [tile._replace(args=swapped) for tile in image.tile]
+        return (high << 8) | np.asarray(image)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -218,13 +240,13 @@ def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 @contextmanager
-def _tiff(path: Path) -> Iterator[tuple[Any, tuple[int, ...], tuple[int, int, int]]]:
-    """Open a TIFF: first page, shape of the first series, its (y, x, band) axes."""
+def _tiff(file: File) -> Iterator[tuple[Any, tuple[int, int, int]]]:
+    """Open a TIFF: its first series and the series' (row, column, band) axes."""
     import tifffile
 
-    with tifffile.TiffFile(path) as file:
-        series = file.series[0]
-        yield series.keyframe, series.shape, _tiff_axes(series.shape, series.axes)
+    with tifffile.TiffFile(_stream(file)) as tiff:
+        series = tiff.series[0]
+        yield series, _tiff_axes(series.shape, series.axes)
 
 
 def _tiff_axes(shape: tuple[int, ...], names: str) -> tuple[int, int, int]:
@@ -244,61 +266,50 @@ def _tiff_axes(shape: tuple[int, ...], names: str) -> tuple[int, int, int]:
     return y, x, band
 
 
-def _tiff_orientation(page: Any) -> int:
-    turn = page.tags.valueof(ExifTags.Base.Orientation.value, 1)
+def _tiff_orientation(series: Any) -> int:
+    turn = series.keyframe.tags.valueof(ExifTags.Base.Orientation.value, 1)
     return turn if turn in range(1, 9) else 1
 
 
-def _load_tiff(path: Path, indices: bool) -> np.ndarray:
+def _load_tiff(file: File, indices: bool) -> np.ndarray:
     import tifffile
 
-    with tifffile.TiffFile(path) as file:
-        series: Any = file.series[0]
-        page: Any = series.keyframe
-        y, x, band = _tiff_axes(series.shape, series.axes)
+    with _tiff(file) as (series, (y, x, band)):
         _check_pixels(series.shape[y], series.shape[x])
-        turn = _tiff_orientation(page)
-        _check_strips(series, path)
+        turn, page = _tiff_orientation(series), series.keyframe
         try:
             array = series.asarray()
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
-            return _turn(_compressed_tiff(path, page, indices), turn)
+            return _compressed_tiff(file, page, indices)
         order = (y, x) if band < 0 else (y, x, band)
         rest = tuple(i for i in range(array.ndim) if i not in order)
         array = array.transpose(*rest, *order)[(0,) * len(rest)]
-        if array.dtype == bool:
-            array = array.astype(np.uint8) * np.uint8(1 if indices else 255)
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not indices:
-            array = np.iinfo(array.dtype).max - array
+            array = ~array
+        if array.dtype == bool:
+            array = _bilevel(array, indices)
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not indices:
             array = (np.asarray(page.colormap) >> 8).astype(np.uint8).T[array]
     return _turn(array, turn)
 
 
-def _check_strips(series: Any, path: Path) -> None:
-    """A strip beyond the end of the file: tifffile would fill it with zeros."""
-    length = path.stat().st_size
-    for page in series.pages:
-        ends = np.add(page.dataoffsets, page.databytecounts)
-        if ends.size and ends.max() > length:
-            raise ValueError(f"needs {ends.max()} bytes, has {length}")
-
-
-def _compressed_tiff(path: Path, page: Any, indices: bool) -> np.ndarray:
+def _compressed_tiff(file: File, page: Any, indices: bool) -> np.ndarray:
     """LZW, JPEG and other codecs that tifffile lacks: Pillow knows the common ones."""
+    bands, bits = page.samplesperpixel, page.bitspersample
     # Pillow would cut 16-bit colours to 8 bits without a word.
-    if page.bitspersample > 8 and page.samplesperpixel > 1 or page.samplesperpixel > 4:
+    if bands > 4 or (bands > 1 and bits > 8):
         raise ValueError(
-            f"{page.compression.name} compression of {page.samplesperpixel} bands of "
-            f"{page.bitspersample} bits needs `pip install imagecodecs`"
+            f"{page.compression.name} compression of {bands} bands of {bits} bits "
+            "needs `pip install imagecodecs`"
         )
-    with Image.open(path) as image:
-        return _pixels(image, indices, path)
+    # Pillow turns a TIFF (and no other format) upright by itself.
+    with Image.open(_stream(file)) as image:
+        return _pixels(image, indices, file)
 
 
-def _as_ids(array: np.ndarray, path: Path) -> np.ndarray:
+def _as_ids(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
     wrong = (array < 0) | (array > 255)
@@ -308,14 +319,14 @@ def _as_ids(array: np.ndarray, path: Path) -> np.ndarray:
         ids, counts = np.unique(array[wrong], return_counts=True)
         found = [f"{i} ({n} pixels)" for i, n in zip(ids[:5], counts[:5], strict=True)]
         raise ValueError(
-            f"{path}: mask ids are whole numbers from 0 to 255, but it holds "
+            f"{name}: mask ids are whole numbers from 0 to 255, but it holds "
             f"{', '.join(found)}{' ...' if len(ids) > 5 else ''}; renumber them"
         )
     return array.astype(np.uint8)
 
 
 def _colors_to_ids(
-    array: np.ndarray, colors: Mapping[Color, int], path: Path
+    array: np.ndarray, colors: Mapping[Color, int], name: str
 ) -> np.ndarray:
     """uint8[h, w, 3] -> uint8[h, w] by the table."""
     weights = np.array([1 << 16, 1 << 8, 1], np.int32)
@@ -334,7 +345,7 @@ def _colors_to_ids(
         )
         more = f" and {len(unknown) - 3} more colours" if len(unknown) > 3 else ""
         raise ValueError(
-            f"{path}: colour {found}{more} not in the colour table; add it to the "
+            f"{name}: colour {found}{more} not in the colour table; add it to the "
             "classes or to 'ignore' in classes.json (lossy formats change colours: "
             "masks belong in PNG)"
         )
