@@ -2,26 +2,33 @@
 
 Orbax does the work: one folder per step, written under a temporary name and renamed
 when complete, so that a process killed at any moment leaves the earlier checkpoints
-as they were. What this file adds is what a run needs when something went wrong
-later: a newest checkpoint that cannot be read is passed over with one line that
-names it, and the one before is taken.
+as they were. What this file adds is what a run needs when something goes wrong
+later. Each folder gets the sizes and checksums of its files before it is renamed
+(orbax alone restores a flipped bit without a word), and a newest checkpoint that is
+damaged is passed over with one line that names it: the run goes on from the one
+before.
 """
 
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 _ITEM = "default"  # the folder that orbax gives to the only item of a step
+_METRICS = "metrics/metrics"  # where orbax writes a step's metrics
+_DIGEST = "digest.json"  # {file: [bytes, crc32]}, ours
+_TEMPORARY = ".orbax-checkpoint-tmp"
 
 
 class _Quiet(logging.Filter):
@@ -71,6 +78,8 @@ class Checkpoints:
         self.directory = epath.Path(directory).absolute()
         self._metric, self._every = metric, every
         self._warn = warn or absl_logging.warning
+        self._saving: int | None = None
+        self._forget_damaged_metrics()
 
         def score(metrics: Mapping[str, Any] | None) -> float:
             return (metrics or {}).get(metric, -math.inf)
@@ -93,6 +102,11 @@ class Checkpoints:
                 best_fn=score,
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=True,
+                async_options=ocp.AsyncOptions(
+                    # Runs in process 0 when all files of a step are written, just
+                    # before its folder gets its final name.
+                    post_finalization_callback=self._write_digest
+                ),
             ),
         )
 
@@ -105,28 +119,35 @@ class Checkpoints:
     ) -> bool:
         """Start to save ``state``; return whether a save was started.
 
-        The state's arrays are copied before this returns, so that the next step may
-        donate them; writing goes on in the background, and a failed write is raised
-        by the next ``save``, ``wait`` or ``close``. A step that is there already is
-        left alone. ``force`` saves at steps that are no multiple of ``every``.
+        The arrays may be donated to the next step as soon as this returns; writing
+        goes on in the background. A step that is there already is left alone.
+
+        Args:
+          step: the number of steps made; the folder's name.
+          state: a pytree of arrays, sharded or not.
+          metrics: anything; the finite scalars are kept.
+          force: save also at a step that is no multiple of ``every``.
+
+        Raises:
+          OSError: this or the save before could not be written; the checkpoints
+            before that are still there.
         """
+        self.wait()
         if step in self._manager.all_steps() or (step % self._every and not force):
             return False
-        finite = {
-            key: float(value)
-            for key, value in (metrics or {}).items()
-            if isinstance(value, int | float) and math.isfinite(value)
-        }
-        return self._manager.save(
-            step, args=ocp.args.PyTreeSave(state), metrics=finite, force=True
-        )
+        self._saving = step
+        args, metrics = ocp.args.PyTreeSave(state), _finite(metrics or {})
+        try:
+            return self._manager.save(step, args=args, metrics=metrics, force=True)
+        except Exception as error:
+            raise self._failed(error) from error
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, the newest last."""
+        """The steps that have a checkpoint (or soon will), the newest last."""
         return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
-        """The newest step that has a checkpoint."""
+        """The newest of :meth:`steps`."""
         return max(self._manager.all_steps(), default=None)
 
     def best(self) -> int | None:
@@ -137,17 +158,22 @@ class Checkpoints:
     def restore(self, step: int | None, abstract_state: Any) -> tuple[Any, int]:
         """Read a state onto the devices that ``abstract_state`` asks for.
 
+        With ``step`` None the newest undamaged checkpoint is read. Damaged ones that
+        are newer get the name ``damaged-<step>``, since the run will come to their
+        steps again, and one line of warning each.
+
         Args:
-          step: a step, or None for the newest that can be read.
+          step: a step, or None for the newest.
           abstract_state: a pytree of ``jax.ShapeDtypeStruct`` with shardings, of the
-            structure that was saved; the number of devices may have changed.
+            structure that was saved; the number of devices may have changed. A leaf
+            without a sharding becomes a NumPy array.
 
         Returns:
           The state, and its step.
 
         Raises:
-          ValueError: there is no checkpoint, the step asked for cannot be read, or
-            none of them can.
+          ValueError: there is no checkpoint, it is of another model, the step asked
+            for is damaged, or all are.
         """
         self.wait()
         steps = self.steps()
@@ -159,54 +185,84 @@ class Checkpoints:
             )
         failed: dict[int, str] = {}
         for candidate in reversed(steps) if step is None else [step]:
-            try:
-                state = self._read(candidate, abstract_state)
-            except Exception as error:
-                failed[candidate] = _one_line(error)
-                continue
-            for broken, reason in failed.items():
-                self._warn(
-                    f"checkpoint {broken} of {self.directory} cannot be read "
-                    f"({reason}); going on from step {candidate}"
-                )
-            self._set_aside(failed)
-            return state, candidate
+            state, reason = _read(self.directory / str(candidate), abstract_state)
+            if reason is None:
+                self._set_aside(failed, candidate)
+                return state, candidate
+            failed[candidate] = reason
         reasons = "; ".join(f"step {s}: {reason}" for s, reason in failed.items())
         raise ValueError(
-            f"no checkpoint of {self.directory} can be read ({reasons}); "
-            "start again in a new --workdir, or restore the folder from a copy"
+            f"{self.directory}: no checkpoint can be read ({reasons}); begin again in "
+            "another --workdir, or bring the folder back from a copy"
         )
 
     def wait(self) -> None:
-        """Return when everything saved is on disk."""
-        self._manager.wait_until_finished()
+        """Return when everything saved is on disk.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(error) from error
 
     def close(self) -> None:
-        """Finish writing and release the threads."""
-        self._manager.close()
+        """Finish writing and release the threads; errors as :meth:`wait`."""
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._failed(error) from error
 
-    def _read(self, step: int, abstract_state: Any) -> Any:
-        args = ocp.args.PyTreeRestore(
-            abstract_state,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_state),
+    def _failed(self, error: Exception) -> OSError:
+        """The one line for a save that failed; makes the manager look again."""
+        self._manager.reload()
+        left = ", ".join(map(str, self.steps())) or "none"
+        return OSError(
+            f"{self.directory}: checkpoint {self._saving} could not be written "
+            f"({_one_line(error)}); make room or name another --workdir, the "
+            f"checkpoints before it are untouched ({left})"
         )
-        return self._manager.restore(step, args=args)
 
-    def _set_aside(self, steps: Sequence[int] | Mapping[int, str]) -> None:
-        """Rename damaged checkpoints: their steps will be reached and saved again."""
-        if not steps:
-            return
-        if jax.process_index() == 0:
-            for step in steps:
-                target = self.directory / f"damaged-{step}"
+    def _forget_damaged_metrics(self) -> None:
+        """Remove metrics that are cut short: orbax's manager would not even open."""
+        for step in _steps_in(self.directory):
+            path = self.directory / str(step) / _METRICS
+            if path.exists() and _metrics(path) is None and jax.process_index() == 0:
+                path.unlink()
+                self._warn(
+                    f"checkpoint {step} of {self.directory}: its metrics cannot be "
+                    "read; it does not count for the best any more"
+                )
+        _barrier("segjax: metrics looked at")
+
+    def _write_digest(self) -> None:
+        """Put sizes and checksums of the step being saved into its folder."""
+        for folder in self.directory.iterdir():
+            name, temporary, _ = folder.name.partition(_TEMPORARY)
+            if name == str(self._saving) and (temporary or (folder / _ITEM).exists()):
+                digest = {
+                    name: _size_and_checksum(folder / name)
+                    for name in _files(folder, _ITEM)
+                }
+                (folder / _DIGEST).write_text(json.dumps(digest, indent=0))
+
+    def _set_aside(self, damaged: Mapping[int, str], step: int) -> None:
+        """Warn, and rename damaged checkpoints: their steps will be saved again."""
+        for broken, reason in damaged.items():
+            name = f"damaged-{broken}"
+            self._warn(
+                f"checkpoint {broken} of {self.directory} is damaged ({reason}); "
+                f"going on from step {step}, it is kept as {name}"
+            )
+            if jax.process_index() == 0:
+                target = self.directory / name
                 if target.exists():
                     target.rmtree()
-                (self.directory / str(step)).rename(target)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("segjax: damaged checkpoints")
-        self._manager.reload()
+                (self.directory / str(broken)).rename(target)
+        if damaged:
+            _barrier("segjax: damaged checkpoints set aside")
+            self._manager.reload()
 
 
 def _one_line(error: BaseException) -> str:
@@ -215,24 +271,194 @@ def _one_line(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def _everywhere(fine: bool) -> bool:
+    """Whether it is fine in every process, so that all of them decide alike."""
+    if jax.process_count() == 1:
+        return fine
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(fine))))
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The finite scalars among the metrics."""
+    found = {}
+    for key, value in metrics.items():
+        if np.ndim(value) == 0 and isinstance(value, int | float | np.number):
+            if math.isfinite(value):
+                found[key] = float(value)
+    return found
+
+
 def _steps_in(directory: epath.Path) -> list[int]:
     """The complete checkpoints of a folder, the newest last."""
+    if not directory.exists():
+        return []
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
 
 
+def _metrics(path: epath.Path) -> dict[str, float] | None:
+    """A step's metrics; None where there are none or they cannot be read."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
 def _best(directory: epath.Path, steps: Sequence[int], metric: str) -> int | None:
-    scores = {}
-    for step in steps:
-        try:
-            values = json.loads((directory / str(step) / "metrics/metrics").read_text())
-        except (OSError, ValueError):
+    scores = {step: _metrics(directory / str(step) / _METRICS) or {} for step in steps}
+    scored = [(scores[step][metric], step) for step in steps if metric in scores[step]]
+    return max(scored)[1] if scored else None
+
+
+def _files(folder: epath.Path, inside: str) -> Iterator[str]:
+    """The files below ``folder / inside``, as paths within ``folder``."""
+    for path in sorted((folder / inside).iterdir()):
+        name = f"{inside}/{path.name}"
+        if path.is_dir():
+            yield from _files(folder, name)
+        else:
+            yield name
+
+
+def _size_and_checksum(path: epath.Path) -> list[int]:
+    size = checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            size, checksum = size + len(block), zlib.crc32(block, checksum)
+    return [size, checksum]
+
+
+def _damage(folder: epath.Path) -> str | None:
+    """What is wrong with a checkpoint's files; each process looks at its share."""
+    path = folder / _DIGEST
+    if not path.exists():  # written by other hands: orbax will see what it sees
+        return None
+    try:
+        digest = json.loads(path.read_text())
+        share = sorted(digest.items())[jax.process_index() :: jax.process_count()]
+    except (OSError, ValueError, AttributeError):
+        return f"{_DIGEST} cannot be read"
+    for name, (size, checksum) in share:
+        if not (folder / name).exists():
+            return f"{name} is missing"
+        found = _size_and_checksum(folder / name)
+        if found[0] != size:
+            return f"{name} has {found[0]} bytes instead of {size}"
+        if found[1] != checksum:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def _read(folder: epath.Path, abstract: Any) -> tuple[Any, str | None]:
+    """The tree of a checkpoint, or why it cannot be read.
+
+    Raises:
+      ValueError: it can, but is not the tree that is asked for.
+    """
+    damage = _damage(folder)
+    if not _everywhere(damage is None):
+        return None, damage or "another process found damage"
+    try:
+        stored, reason = _stored(folder), None
+    except Exception as error:
+        stored, reason = {}, _one_line(error)
+    if not _everywhere(reason is None):
+        return None, reason or "another process could not read it"
+    wrong = _differences(_by_path(abstract), stored)
+    wrong |= {
+        path: "is not in the model" for path in stored.keys() - _by_path(abstract)
+    }
+    _complain(folder, wrong, "the config or the code has changed since it was saved")
+    try:
+        state = _restore(folder, abstract)
+    except Exception as error:
+        state, reason = None, _one_line(error)
+    if not _everywhere(reason is None):
+        return None, reason or "another process could not read it"
+    return state, None
+
+
+def _restore(folder: epath.Path, abstract: Any, partial: bool = False) -> Any:
+    """Read through the handler: orbax's Checkpointer ends in a barrier, at which the
+    other processes would wait for one that fails.
+    """
+
+    def how(leaf: Any) -> ocp.RestoreArgs:
+        if getattr(leaf, "sharding", None) is None:
+            return ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
+        return ocp.ArrayRestoreArgs(
+            sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
+        )
+
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        return handler.restore(
+            folder / _ITEM,
+            args=ocp.args.PyTreeRestore(
+                abstract,
+                restore_args=jax.tree.map(how, abstract),
+                partial_restore=partial,
+            ),
+        )
+    finally:
+        handler.close()
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree as {"params/encoder/conv1/kernel": leaf}."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in leaves
+        if hasattr(leaf, "shape")
+    }
+
+
+def _stored(folder: epath.Path) -> dict[str, Any]:
+    """Shapes and dtypes of what a checkpoint holds, by path."""
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        return _by_path(handler.metadata(folder / _ITEM).tree)
+    finally:
+        handler.close()
+
+
+def _differences(
+    wanted: Mapping[str, Any], stored: Mapping[str, Any], dtypes: bool = True
+) -> dict[str, str]:
+    """What the leaves that are wanted lack: {path: what is wrong}."""
+    wrong = {}
+    for path, leaf in wanted.items():
+        if path not in stored:
+            wrong[path] = "is not in the checkpoint"
             continue
-        if metric in values:
-            scores[step] = values[metric]
-    return max(scores, key=lambda step: (scores[step], step), default=None)
+        have, want = stored[path], leaf
+        if tuple(have.shape) != tuple(want.shape):
+            wrong[path] = f"is {tuple(have.shape)} there and {tuple(want.shape)} here"
+        elif dtypes and have.dtype != want.dtype:
+            wrong[path] = f"is {have.dtype} there and {want.dtype} here"
+    return wrong
 
 
-def find_step(path: str | Path, step: int | str = "best", metric: str = "miou"):
+def _complain(folder: epath.Path, wrong: Mapping[str, str], fix: str) -> None:
+    if wrong:
+        shown = "; ".join(f"{path} {what}" for path, what in list(wrong.items())[:6])
+        more = f"; and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+        raise ValueError(f"{folder} does not fit the model: {shown}{more}; {fix}")
+
+
+def find_step(
+    path: str | Path, step: int | str = "best", metric: str = "miou"
+) -> epath.Path:
     """The folder of one checkpoint, from a workdir, its checkpoints/ or the folder.
 
     ``step`` is a number, "latest", or "best" (the newest where none has a metric).
@@ -244,24 +470,23 @@ def find_step(path: str | Path, step: int | str = "best", metric: str = "miou"):
     if (root / _ITEM).exists():
         return root
     directory = root / "checkpoints" if (root / "checkpoints").exists() else root
-    steps = _steps_in(directory) if directory.exists() else []
+    steps = _steps_in(directory)
     if not steps:
         raise ValueError(
             f"{path} holds no checkpoint; name a workdir, its checkpoints folder or "
             "the folder of one step"
         )
-    found = max(steps)
+    found = str(step)
     if step == "best":
-        best = _best(directory, steps, metric)
-        found = found if best is None else best
-    elif step != "latest":
-        found = int(step)
-    if found not in steps:
+        found = str(_best(directory, steps, metric) or max(steps))
+    elif step == "latest":
+        found = str(max(steps))
+    if found not in map(str, steps):
         raise ValueError(
-            f"{directory} has no checkpoint of step {found}; it has "
+            f"{directory} has no checkpoint {found!r}; write best, latest or one of "
             f"{', '.join(map(str, steps))}"
         )
-    return directory / str(found)
+    return directory / found
 
 
 def restore_params(
@@ -278,7 +503,8 @@ def restore_params(
     Args:
       path: a workdir, its ``checkpoints`` folder, or the folder of one step.
       abstract: ``{"params": ..., "batch_stats": ...}`` of ``jax.ShapeDtypeStruct``
-        with shardings; leave out what is not wanted.
+        with shardings (without one, a leaf becomes a NumPy array), in the dtype that
+        is wanted; leave out what is not.
       step: "best" by ``metric`` (the newest where none has it), "latest" or a number.
       ema: take the averaged parameters for ``params``, where the run kept any.
       metric: what "best" means; larger is better.
@@ -289,57 +515,47 @@ def restore_params(
       Nested dicts of arrays, structured as ``abstract``.
 
     Raises:
-      ValueError: no such checkpoint, unreadable, or leaves that are missing or of
-        another shape (all are listed).
+      ValueError: no such checkpoint, a damaged one, or one of another model.
     """
     absl_logging.get_absl_logger().addFilter(_QUIET)
     folder = find_step(path, step, metric)
-    with ocp.PyTreeCheckpointer() as reader:
-        try:
-            stored = reader.metadata(folder / _ITEM).item_metadata.tree
-        except Exception as error:
-            raise ValueError(f"{folder} cannot be read: {_one_line(error)}") from error
-        wanted = {key: abstract[key] for key in abstract}
-        source = {key: key for key in wanted}
-        if ema and "params" in wanted and stored.get("ema"):
-            source["params"] = "ema"
-        chosen = _select(wanted, stored, source, folder, allow_missing)
-        item = {source[key]: value for key, value in chosen.items()}
-        try:
-            restored = reader.restore(
-                folder / _ITEM,
-                args=ocp.args.PyTreeRestore(
-                    item,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-                    partial_restore=True,
-                ),
-            )
-        except Exception as error:
-            raise ValueError(f"{folder} cannot be read: {_one_line(error)}") from error
-    return {key: restored[source[key]] for key in chosen}
+    damage = _damage(folder)
+    if damage is not None:
+        raise ValueError(f"{folder} is damaged ({damage}); choose another step")
+    try:
+        stored = _stored(folder)
+    except Exception as error:
+        raise ValueError(f"{folder} cannot be read ({_one_line(error)})") from error
+    source = {key: key for key in abstract}
+    if ema and any(name.startswith("ema/") for name in stored):
+        source["params"] = "ema"
+        stored = {
+            name.replace("ema/", "params/", 1): leaf
+            for name, leaf in stored.items()
+            if not name.startswith("params/")
+        }
+    wrong = _differences(_by_path(abstract), stored, dtypes=False)
+    left_out = {n for n in wrong if any(fnmatch(n, p) for p in allow_missing)}
+    wrong = {name: what for name, what in wrong.items() if name not in left_out}
+    _complain(folder, wrong, "name what may differ in allow_missing")
+    chosen = {key: _without(abstract[key], left_out, key) for key in abstract}
+    item = {source[key]: value for key, value in chosen.items()}
+    if not _by_path(item):
+        raise ValueError(f"{folder}: nothing is left to read of {', '.join(abstract)}")
+    try:
+        restored = _restore(folder, item, partial=True)
+    except Exception as error:
+        raise ValueError(f"{folder} cannot be read ({_one_line(error)})") from error
+    return {key: restored.get(source[key], {}) for key in chosen}
 
 
-def _select(wanted, stored, source, folder, allow_missing) -> dict[str, Any]:
-    """The part of ``wanted`` that the checkpoint holds; complain about the rest."""
-    wrong: list[str] = []
-
-    def walk(want: Any, have: Any, path: str) -> Any:
-        if isinstance(want, Mapping):
-            have = have if isinstance(have, Mapping) else {}
-            pairs = {k: walk(v, have.get(k), f"{path}/{k}") for k, v in want.items()}
-            return {k: v for k, v in pairs.items() if v is not None}
-        shape = getattr(have, "shape", None)
-        if shape is not None and tuple(shape) == tuple(want.shape):
-            return want
-        if not any(fnmatch(path, pattern) for pattern in allow_missing):
-            has = "is missing" if shape is None else f"is {tuple(shape)} there"
-            wrong.append(f"{path} {tuple(want.shape)} {has}")
-        return None
-
-    chosen = {key: walk(wanted[key], stored.get(source[key]), key) for key in wanted}
-    if wrong:
-        raise ValueError(
-            f"{folder} does not fit the model: {'; '.join(wrong)}; name what may "
-            "differ in allow_missing"
-        )
-    return chosen
+def _without(tree: Any, paths: set[str], prefix: str) -> Any:
+    """Nested dicts without the leaves at ``paths``, nor dicts that become empty."""
+    if not isinstance(tree, Mapping):
+        return tree
+    kept = {
+        key: _without(value, paths, f"{prefix}/{key}")
+        for key, value in tree.items()
+        if f"{prefix}/{key}" not in paths
+    }
+    return {k: v for k, v in kept.items() if not (isinstance(v, Mapping) and not v)}
