@@ -1,0 +1,428 @@
+"""Every knob once: default(), how a config file is loaded, and what is refused.
+
+A config file is Python with ``get_config()``, which returns :func:`default` plus only
+what differs. A duration is given in ``steps`` or in ``epochs``, exactly one of them;
+``eval.every`` and ``checkpoint.every`` count in the same unit.
+"""
+
+import ast
+import difflib
+import json
+import re
+import runpy
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+
+def _options(**values: Any) -> ConfigDict:
+    return ConfigDict(values)
+
+
+def _any(value: Any = None) -> config_dict.FieldReference:
+    """A knob that takes values of several types (an int or a pair; None for 'auto')."""
+    return config_dict.FieldReference(value, field_type=object)
+
+
+def default() -> ConfigDict:
+    """Every knob with its default; the comment gives unit and meaning."""
+    config = ConfigDict()
+    config.task = "segmentation"
+    config.seed = 0  # of initialisation, example order and augmentation
+    config.steps = config_dict.placeholder(int)  # length of training: steps,
+    config.epochs = config_dict.placeholder(float)  # or passes over the train split
+
+    config.data = _options(
+        name="shapes",  # shapes | folder | camvid | tfds
+        root=config_dict.placeholder(str),  # folder of the data; None: the source's own
+        train_split="train",
+        eval_split="val",
+        image_size=_any((64, 64)),  # px, what the network trains on: int or (H, W)
+        fit="resize",  # to the buffer: resize (stretch) | pad (original pixels)
+        buffer_size=_any(),  # px, host buffer for fit=pad; None: the largest image
+        batch_size=16,  # examples of the global batch
+        mean=_any(),  # per channel, of values in [0, 1]; None: ImageNet's / 0.5
+        std=_any(),
+        threads=2,  # that decode, per process
+        workers=0,  # processes that decode instead, per process; 0: threads only
+        cache_gb=2.0,  # decoded examples are kept in memory if the split fits
+        shapes=_options(
+            seed=0,  # of the scenes, apart from the run's seed
+            train_examples=4096,
+            val_examples=200,
+        ),
+        folder=_options(
+            classes_file="classes.json",
+            image_dir="images",
+            mask_dir="masks",
+            val_fraction=0.2,  # where neither sub-folders nor list files give splits
+            test_fraction=0.0,
+            split_seed=0,
+        ),
+        tfds=_options(
+            builder="",  # name[/config][:version], or a prepared directory
+            image_key=config_dict.placeholder(str),  # None: the dataset's known map
+            label_key=config_dict.placeholder(str),
+        ),
+    )
+
+    config.augment = _options(
+        scale=(1.0, 1.0),  # factor on the image, uniform in this range
+        flip=0.5,  # probability, left-right
+        vertical_flip=0.0,  # probability
+        rotation=0.0,  # degrees, uniform in +-
+        brightness=0.0,  # factor uniform in 1 +-
+        contrast=0.0,  # factor uniform in 1 +-
+        saturation=0.0,  # factor uniform in 1 +-, RGB only
+        hue=0.0,  # turns of the colour circle, uniform in +-, RGB only
+        blur=0.0,  # probability of a Gaussian blur
+        blur_sigma=(0.1, 2.0),  # px
+        cutmix=0.0,  # probability that a batch is mixed
+    )
+
+    config.model = _options(
+        encoder="resnet18",
+        decoder="unet",
+        like="segjax",  # whose rules: segjax | smp | torchvision | timm | transformers
+        output_stride=config_dict.placeholder(int),  # 8 | 16 | 32; None: published
+        norm="batch",  # batch | group | layer | none
+        dtype="float32",  # of the computation: float32 | bfloat16 | float64
+        remat=False,  # recompute blocks in the backward pass: less memory, more time
+        pretrained=config_dict.placeholder(str),  # weights file, or a run's workdir
+    )
+
+    config.loss = _options(
+        name="cross_entropy",  # joined by '+': cross_entropy+dice
+        weights=(),  # one per name; (): 1 each
+        class_weights=(),  # one per class; (): 1 each
+        label_smoothing=0.0,
+        ohem_threshold=0.7,  # pixels whose true class has less probability are kept
+        ohem_min_kept=0.0625,  # fraction of the valid pixels kept at least
+        focal_gamma=2.0,
+        dice_smooth=1.0,
+        tversky_alpha=0.3,  # weight of false positives
+        tversky_beta=0.7,  # weight of false negatives
+        tversky_smooth=1.0,
+        lovasz_per_image=False,  # the mean over images instead of over the batch
+        boundary_width=8,  # px, how far from a boundary distances count
+        auxiliary=0.4,  # weight of auxiliary heads' losses, where the model has them
+    )
+
+    config.optim = _options(
+        name="adamw",  # sgd | adamw | lamb | lars
+        lr=1e-3,
+        schedule="poly",  # constant | poly | cosine | one_cycle
+        warmup_steps=0,  # steps of linear warm-up, part of the run's steps
+        power=0.9,  # of poly
+        end_factor=0.0,  # last rate / lr
+        weight_decay=1e-2,  # decoupled (adamw, lamb); L2 in the gradient (sgd, lars)
+        decay_norm_and_bias=False,
+        momentum=0.9,
+        nesterov=False,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        clip_norm=config_dict.placeholder(float),  # global gradient norm; None: off
+        lr_multipliers=_options(),  # path pattern -> factor, as {"encoder/*": 0.1}
+        accumulate=1,  # parts into which the global batch is cut, one after the other
+        ema_decay=config_dict.placeholder(float),  # None: off
+    )
+
+    config.eval = _options(
+        every=_any(),  # steps or epochs, as the run's length; None: at the end only
+        batch_size=config_dict.placeholder(int),  # None: data.batch_size
+        bucket=32,  # px: padded sizes are multiples of it, so few are compiled
+    )
+    config.checkpoint = _options(
+        every=_any(),  # steps or epochs, as the run's length; None: at the end only
+        keep=2,  # newest checkpoints kept
+        keep_best=1,  # and this many with the best mIoU
+    )
+    config.logs = _options(
+        every=10,  # steps between lines of metrics.jsonl
+        tensorboard=True,
+        pictures=4,  # evaluation examples drawn into predictions/
+    )
+    config.mesh = _options(
+        data=-1,  # devices over which the batch is split; -1: all that are left
+        fsdp=1,  # devices over which batch, parameters and optimizer are split
+        spatial=1,  # devices over which image rows are split
+    )
+    config.lock()
+    # Open for new keys: its keys are patterns of parameter paths.
+    config.optim.lr_multipliers.unlock()
+    return config
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "task": ("segmentation",),
+    "data.name": ("shapes", "folder", "camvid", "tfds"),
+    "data.fit": ("pad", "resize"),
+    "model.like": ("segjax", "smp", "torchvision", "timm", "transformers"),
+    "model.norm": ("batch", "group", "layer", "none"),
+    "model.dtype": ("float32", "bfloat16", "float64"),
+    "optim.name": ("sgd", "adamw", "lamb", "lars"),
+    "optim.schedule": ("constant", "poly", "cosine", "one_cycle"),
+}
+
+POSITIVE = (
+    "steps epochs data.batch_size data.threads eval.every eval.batch_size eval.bucket "
+    "checkpoint.every checkpoint.keep logs.every optim.accumulate"
+).split()
+
+Chosen = Callable[[ConfigDict], bool]
+
+
+def _chosen(key: str, *values: str) -> tuple[Chosen, str]:
+    def chosen(config: ConfigDict) -> bool:
+        return any(part in values for part in str(get(config, key)).split("+"))
+
+    return chosen, f"{key} = {' or '.join(values)}"
+
+
+# Keys that only some choices use: key (or prefix) -> when it is used, in words. A key
+# changed from its default that the chosen parts do not use is an error.
+USED_WHEN: dict[str, tuple[Chosen, str]] = {
+    "data.shapes": _chosen("data.name", "shapes"),
+    "data.folder": _chosen("data.name", "folder"),
+    "data.tfds": _chosen("data.name", "tfds"),
+    "data.root": _chosen("data.name", "folder", "camvid", "tfds"),
+    "data.buffer_size": _chosen("data.fit", "pad"),
+    "augment.blur_sigma": (lambda c: c.augment.blur > 0, "augment.blur > 0"),
+    "loss.class_weights": _chosen(
+        "loss.name", "cross_entropy", "ohem_cross_entropy", "focal"
+    ),
+    "loss.label_smoothing": _chosen("loss.name", "cross_entropy", "ohem_cross_entropy"),
+    "loss.ohem_threshold": _chosen("loss.name", "ohem_cross_entropy"),
+    "loss.ohem_min_kept": _chosen("loss.name", "ohem_cross_entropy"),
+    "loss.focal_gamma": _chosen("loss.name", "focal"),
+    "loss.dice_smooth": _chosen("loss.name", "dice"),
+    "loss.tversky_alpha": _chosen("loss.name", "tversky"),
+    "loss.tversky_beta": _chosen("loss.name", "tversky"),
+    "loss.tversky_smooth": _chosen("loss.name", "tversky"),
+    "loss.lovasz_per_image": _chosen("loss.name", "lovasz_softmax"),
+    "loss.boundary_width": _chosen("loss.name", "boundary"),
+    "optim.power": _chosen("optim.schedule", "poly"),
+    "optim.end_factor": _chosen("optim.schedule", "poly", "cosine"),
+    "optim.momentum": _chosen("optim.name", "sgd", "lars"),
+    "optim.nesterov": _chosen("optim.name", "sgd", "lars"),
+    "optim.betas": _chosen("optim.name", "adamw", "lamb"),
+    "optim.eps": _chosen("optim.name", "adamw", "lamb"),
+}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)' or nothing, for the end of an error's first half."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def get(config: ConfigDict, key: str) -> Any:
+    """The value at a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value; tuples as lists, so that it compares equal after JSON."""
+    flat: dict[str, Any] = {}
+    for key in config:
+        value = config[key]
+        if isinstance(value, (ConfigDict, dict)):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _unused(config: ConfigDict) -> Iterable[str]:
+    known = flatten(default())
+    for key, value in flatten(config).items():
+        if key in known and value == known[key]:
+            continue
+        for prefix, (used, words) in USED_WHEN.items():
+            if (key == prefix or key.startswith(prefix + ".")) and not used(config):
+                yield (
+                    f"config.{key}={value!r} is not used here: it needs {words}; "
+                    "leave it out or change that"
+                )
+
+
+def _contradictions(config: ConfigDict) -> Iterable[str]:
+    given = [key for key in ("steps", "epochs") if config[key] is not None]
+    if len(given) != 1:
+        yield (
+            "config.steps and config.epochs are both set; keep one"
+            if given
+            else "neither config.steps nor config.epochs is set; set exactly one"
+        )
+    for key, choices in CHOICES.items():
+        value = get(config, key)
+        if value not in choices:
+            yield (
+                f"config.{key}={value!r} is not one of {', '.join(choices)}"
+                f"{nearest(str(value), choices)}"
+            )
+    for key in POSITIVE:
+        value = get(config, key)
+        if value is not None and not value > 0:
+            yield f"config.{key}={value!r} must be positive"
+    accumulate, batch = config.optim.accumulate, config.data.batch_size
+    if accumulate > 0 and batch % accumulate:
+        yield (
+            f"config.optim.accumulate={accumulate} does not divide "
+            f"config.data.batch_size={batch}; use a divisor of {batch}"
+        )
+    if config.steps is not None and config.optim.warmup_steps >= config.steps:
+        yield (
+            f"config.optim.warmup_steps={config.optim.warmup_steps} leaves nothing of "
+            f"config.steps={config.steps}; make it smaller"
+        )
+    size = config.data.image_size
+    if not isinstance(size, int) and not (
+        isinstance(size, (tuple, list))
+        and len(size) == 2
+        and all(isinstance(n, int) for n in size)
+    ):
+        yield f"config.data.image_size={size!r} must be an int or (height, width)"
+    low_high = config.augment.scale
+    if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
+        yield f"config.augment.scale={low_high!r} must be (low, high), 0 < low <= high"
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuse what is unknown, unused or contradictory.
+
+    Raises:
+      ValueError: one line that says what is wrong and what to write instead.
+    """
+    known = flatten(default())
+    for key in flatten(config):
+        if key not in known and not key.startswith("optim.lr_multipliers."):
+            raise ValueError(
+                f"config.{key} is not a key of segjax.config.default()"
+                f"{nearest(key, known)}"
+            )
+    for problem in (*_contradictions(config), *_unused(config)):
+        raise ValueError(problem)
+
+
+def _parse(key: str, text: str, kind: type) -> Any:
+    """The value that ``--config.key=text`` means, of the key's own type."""
+    if text == "None":
+        return None
+    if kind is str:
+        return text
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        # A knob of several types may be text; any other may not.
+        value = text
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    if kind is not object and type(value) is not kind:
+        raise ValueError(f"--config.{key}={text} must be of type {kind.__name__}")
+    return value
+
+
+def override(config: ConfigDict, overrides: Iterable[str]) -> None:
+    """Apply ``--config.a.b=value`` to a config, in place.
+
+    ``None`` empties a knob; tuples are written ``(1, 2)``. (ml_collections' own
+    config_flags can neither empty a knob nor take a path pattern as a key.)
+
+    Raises:
+      ValueError: an unknown key (with the nearest one), no value, a wrong type.
+    """
+    known = flatten(config)
+    for text in overrides:
+        key, equals, value = text.removeprefix("--config.").partition("=")
+        if not equals:
+            raise ValueError(f"{text} has no value; write {text}=VALUE")
+        pattern = key.removeprefix("optim.lr_multipliers.")
+        if pattern != key:
+            config.optim.lr_multipliers[pattern] = _parse(key, value, float)
+            continue
+        if key not in known:
+            raise ValueError(
+                f"--config.{key} is not a key of segjax.config.default()"
+                f"{nearest(key, known)}"
+            )
+        *path, last = key.split(".")
+        parent = get(config, ".".join(path)) if path else config
+        parsed = _parse(key, value, parent.get_type(last))
+        try:
+            parent[last] = parsed
+        except TypeError as error:
+            raise ValueError(f"--config.{key}={value}: it cannot be None") from error
+
+
+def load(path: str, overrides: Iterable[str] = ()) -> ConfigDict:
+    """Run a config file's get_config(), apply ``--config.a.b=value`` overrides, check.
+
+    Raises:
+      ValueError: no such file, an error in it, an unknown, unused or contradictory key.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"--config {path}: there is no such file")
+    try:
+        config = runpy.run_path(path)["get_config"]()
+    except Exception as error:
+        text = " ".join(str(error).strip("'\"").split())
+        locked = re.match(r'Key "(\w+)" does not exist', text)
+        if locked:
+            word, known = locked[1], re.findall(r"'(\w+)\\?':", text)
+            raise ValueError(
+                f"--config {path}: {word} is not a key of segjax.config.default()"
+                f"{nearest(word, known)}"
+            ) from error
+        raise ValueError(f"--config {path}: {type(error).__name__}: {text}") from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"--config {path}: get_config() must return a ConfigDict")
+    override(config, overrides)
+    validate(config)
+    return config
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as stored in a workdir."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config of a workdir. Plain data: nothing in it is run.
+
+    Raises:
+      ValueError: it is not JSON, or has keys that this version does not know.
+    """
+    config = default()
+
+    def fill(target: ConfigDict, values: Mapping[str, Any], prefix: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                if key not in target:
+                    raise ValueError(f"config.json: {prefix}{key} is unknown here")
+                fill(target[key], value, f"{prefix}{key}.")
+            else:
+                if key not in target and prefix != "optim.lr_multipliers.":
+                    raise ValueError(f"config.json: {prefix}{key} is unknown here")
+                target[key] = tuple(value) if isinstance(value, list) else value
+
+    fill(config, json.loads(text), "")
+    return config
+
+
+def differences(ours: ConfigDict, theirs: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (our value, their value) where the two configs differ."""
+    a, b = flatten(ours), flatten(theirs)
+    return {
+        key: (a.get(key), b.get(key))
+        for key in sorted({*a, *b})
+        if a.get(key) != b.get(key)
+    }

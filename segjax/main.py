@@ -1,0 +1,161 @@
+"""The command line: the only flags. Each command is one function, imported late.
+
+``segjax COMMAND`` and ``python -m segjax.main COMMAND`` are the same; without COMMAND
+it is ``train``.
+"""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+COMMANDS = ("train", "evaluate", "predict")
+EXAMPLES = """\
+examples:
+  segjax train --config configs/resnet_unet.py
+  segjax train --config configs/resnet_unet.py --config.optim.lr=0.003 --workdir runs/a
+  segjax evaluate --workdir runs/a --split val
+  segjax predict --workdir runs/a --input photos/ --output predictions/
+
+Every knob of segjax/config.py can be set by --config.KEY=VALUE.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="segjax",
+        description="Semantic segmentation: train, evaluate, predict.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=text, description=text, allow_abbrev=False
+        )
+        added.add_argument(
+            "--traceback", action="store_true", help="show where an error came from"
+        )
+        cluster = added.add_argument_group("several processes (else found out)")
+        cluster.add_argument("--coordinator", metavar="HOST:PORT")
+        cluster.add_argument("--processes", type=int, metavar="N")
+        cluster.add_argument("--process", type=int, metavar="I")
+        return added
+
+    train = command("train", "train, evaluate, checkpoint; resume what was begun")
+    train.add_argument("--config", required=True, metavar="FILE")
+    train.add_argument("--workdir", metavar="DIR", help="default: runs/<config>/<time>")
+    evaluate = command("evaluate", "evaluate a run's checkpoint on a whole split")
+    evaluate.add_argument("--workdir", required=True, metavar="DIR")
+    evaluate.add_argument("--split", metavar="NAME", help="default: the run's own")
+    predict = command("predict", "label images of any size with a trained run")
+    predict.add_argument("--workdir", required=True, metavar="DIR")
+    predict.add_argument("--input", required=True, metavar="FILE_OR_DIR")
+    predict.add_argument("--output", required=True, metavar="DIR")
+    for added in (evaluate, predict):
+        added.add_argument("--checkpoint", default="best", metavar="best|latest|STEP")
+    return parser
+
+
+def _start_processes(args: argparse.Namespace) -> None:
+    """Join the other processes of the run, where there are any."""
+    import jax
+
+    if args.coordinator is not None:
+        jax.distributed.initialize(
+            args.coordinator,
+            args.processes,
+            args.process,
+            heartbeat_timeout_seconds=30,
+        )
+    elif os.environ.get("SEGJAX_DISTRIBUTED") == "1":
+        # On Cloud TPU, SLURM and Open MPI JAX finds the others by itself.
+        jax.distributed.initialize(heartbeat_timeout_seconds=30)
+
+
+def _run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    if args.command == "train":
+        from segjax import config as configs
+
+        config = configs.load(args.config, overrides)
+        _start_processes(args)
+        from segjax.train import train
+
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        workdir = args.workdir or Path("runs", Path(args.config).stem, stamp)
+        train(config, Path(workdir))
+    elif args.command == "evaluate":
+        _start_processes(args)
+        from segjax.evaluate import evaluate
+
+        evaluate(
+            Path(args.workdir),
+            overrides,
+            split=args.split,
+            checkpoint=args.checkpoint,
+        )
+    else:
+        _start_processes(args)
+        from segjax.predict import predict
+
+        predict(
+            Path(args.workdir),
+            Path(args.input),
+            Path(args.output),
+            overrides,
+            checkpoint=args.checkpoint,
+        )
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether segjax itself raised it: a user's mistake, said in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = str(Path(__file__).parent)
+    return bool(frames) and frames[-1].filename.startswith(here)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 only when all that was asked happened.
+
+    2: a mistake of the user's, told in one line. 130: interrupted.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or (argv[0] not in COMMANDS and argv[0] not in ("-h", "--help")):
+        if argv and not argv[0].startswith("-"):
+            from segjax.config import nearest
+
+            print(
+                f"segjax: no command {argv[0]!r}{nearest(argv[0], COMMANDS)}; there "
+                f"are {', '.join(COMMANDS)}",
+                file=sys.stderr,
+            )
+            return 2
+        argv.insert(0, "train")
+    overrides = [a for a in argv if a.startswith("--config.")]
+    args = _parser().parse_args([a for a in argv if a not in overrides])
+    try:
+        _run(args, overrides)
+    except KeyboardInterrupt:
+        print("segjax: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        told = isinstance(error, OSError) and error.filename is not None
+        if args.traceback or not (told or _is_ours(error)):
+            raise
+        print(f"segjax: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,381 @@
+"""From a config to the parts of a run: data, model, optimizer, mesh, steps.
+
+With the commands, the only reader of a config's keys.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from segjax import checkpoint, models, sharding, weights
+from segjax import config as configs
+from segjax import step as steps
+from segjax.augment import Augment
+from segjax.batch import Batch, LabelSpec, Source
+from segjax.data import open_source, pipeline
+from segjax.losses import OPTIONS as LOSS_OPTIONS
+from segjax.losses import Loss, build_loss
+from segjax.optim import OPTIONS as OPTIM_OPTIONS
+from segjax.optim import make_optimizer, make_schedule
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What stands between an image file and the network; it lies in the workdir.
+
+    ``image_size`` (H, W) is the size the network was trained on and, with
+    ``fit="resize"``, sees every image at; ``mean`` and ``std`` are per channel, of
+    values in [0, 1].
+    """
+
+    channels: int
+    image_size: tuple[int, int]
+    fit: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "Preprocessing":
+        """The inverse of :meth:`to_dict`."""
+        return cls(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        )
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(H, W) from an int or a pair."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def open_split(config: ConfigDict, split: str) -> Source:
+    """The examples of a split of the config's dataset."""
+    name = config.data.name
+    options = config.data[name].to_dict() if name in config.data else {}
+    if name == "shapes":
+        options["image_size"] = pair(config.data.image_size)
+    return open_source(name, split, root=config.data.root, **options)
+
+
+def preprocessing(config: ConfigDict, channels: int) -> Preprocessing:
+    """The config's preprocessing for images of so many channels.
+
+    Raises:
+      ValueError: ``data.mean`` or ``data.std`` does not fit the channels.
+    """
+    rgb = channels == 3
+    values = {}
+    for key, known in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        given = config.data[key]
+        given = (given,) if isinstance(given, (int, float)) else given
+        if given is None:
+            given = known if rgb else ((0.5 if key == "mean" else 0.25),) * channels
+        if len(given) == 1:
+            given = tuple(given) * channels
+        if len(given) != channels:
+            raise ValueError(
+                f"config.data.{key} has {len(given)} values, but the images have "
+                f"{channels} channels; give {channels} values or one"
+            )
+        values[key] = tuple(float(v) for v in given)
+    return Preprocessing(
+        channels=channels,
+        image_size=pair(config.data.image_size),
+        fit=config.data.fit,
+        mean=values["mean"],
+        std=values["std"],
+    )
+
+
+def num_steps(config: ConfigDict, num_examples: int) -> int:
+    """The run's length in steps."""
+    if config.steps is not None:
+        return config.steps
+    return math.ceil(config.epochs * num_examples / config.data.batch_size)
+
+
+def event_steps(config: ConfigDict, every: float | None, num_examples: int) -> set[int]:
+    """The steps after which an event is due; ``every`` is in the run's unit.
+
+    The end of the run is always one of them.
+    """
+    last = num_steps(config, num_examples)
+    if every is None:
+        return {last}
+    unit = 1.0 if config.steps is not None else num_examples / config.data.batch_size
+    count = int(last / (every * unit) + 1e-9)
+    return {math.ceil(i * every * unit - 1e-9) for i in range(1, count + 1)} | {last}
+
+
+def make_mesh(config: ConfigDict) -> Mesh:
+    """The config's mesh over all devices; checks that the batch can be split."""
+    mesh = sharding.make_mesh(**config.mesh.to_dict())
+    sharding.check_batch_size("config.data.batch_size", config.data.batch_size, mesh)
+    parts = config.optim.accumulate * sharding.batch_parts(mesh)
+    if config.data.batch_size % parts:
+        raise ValueError(
+            f"config.data.batch_size={config.data.batch_size} cannot be split into "
+            f"config.optim.accumulate={config.optim.accumulate} parts on "
+            f"{sharding.batch_parts(mesh)} devices; use a multiple of {parts}"
+        )
+    return mesh
+
+
+def param_dtype(config: ConfigDict):
+    """Of parameters and logits: float64 for a float64 run, else float32."""
+    return jnp.float64 if config.model.dtype == "float64" else jnp.float32
+
+
+def make_model(
+    config: ConfigDict, num_classes: int, channels: int, platform: str
+) -> nn.Module:
+    """The config's network."""
+    options = {}
+    if config.model.output_stride is not None:
+        options["output_stride"] = config.model.output_stride
+    return models.build(
+        config.model.encoder,
+        config.model.decoder,
+        num_classes,
+        in_channels=channels,
+        like=config.model.like,
+        platform=platform,
+        dtype=jnp.dtype(config.model.dtype),
+        param_dtype=param_dtype(config),
+        norm=config.model.norm,
+        remat=config.model.remat,
+        **options,
+    )
+
+
+def make_loss(config: ConfigDict, spec: LabelSpec) -> Loss:
+    """The config's loss.
+
+    Raises:
+      ValueError: an unknown name, or not one class weight per class.
+    """
+    names = config.loss.name
+    weights = config.loss.class_weights
+    if weights and len(weights) != spec.num_classes:
+        raise ValueError(
+            f"config.loss.class_weights has {len(weights)} values, but the data has "
+            f"{spec.num_classes} classes: {', '.join(spec.names)}"
+        )
+    used = {o for name in names.split("+") for o in LOSS_OPTIONS.get(name, ())}
+    options = {key: config.loss[key] for key in used}
+    if "class_weights" in options:
+        options["class_weights"] = tuple(weights) or None
+    return build_loss(names, tuple(config.loss.weights), **options)
+
+
+def make_tx(
+    config: ConfigDict, total_steps: int
+) -> tuple[optax.GradientTransformation, Callable]:
+    """The config's optimizer and its learning rate as a function of the step."""
+    optim = config.optim
+    schedule = make_schedule(
+        optim.schedule,
+        lr=optim.lr,
+        steps=total_steps,
+        warmup_steps=optim.warmup_steps,
+        power=optim.power,
+        end_factor=optim.end_factor,
+    )
+    options = {key: optim[key] for key in OPTIM_OPTIONS[optim.name]}
+    options["lr_multipliers"] = optim.lr_multipliers.to_dict()
+    tx = make_optimizer(optim.name, schedule, **options)
+    return tx, schedule
+
+
+def make_augment(config: ConfigDict, pre: Preprocessing) -> Augment:
+    """The config's augmentation."""
+    return Augment(
+        out_size=pre.image_size, mean=pre.mean, std=pre.std, **config.augment.to_dict()
+    )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What training and evaluation share: everything but the data's order."""
+
+    config: ConfigDict
+    spec: LabelSpec
+    pre: Preprocessing
+    mesh: Mesh
+    model: nn.Module
+    loss: Loss
+
+    @property
+    def dtype(self):
+        """Of the images that enter the network."""
+        return param_dtype(self.config)
+
+    def eval_step(self) -> Callable:
+        """The jitted evaluation step (:func:`segjax.step.make_eval_step`)."""
+        return steps.make_eval_step(
+            self.model,
+            self.loss,
+            self.mesh,
+            num_classes=self.spec.num_classes,
+            mean=self.pre.mean,
+            std=self.pre.std,
+            resize=self.pre.fit == "resize",
+            dtype=self.dtype,
+        )
+
+    def init(self, tx: optax.GradientTransformation) -> Callable[[jax.Array], Any]:
+        """The function key -> fresh TrainState; not jitted yet."""
+        return lambda key: steps.init_state(
+            self.model,
+            tx,
+            key,
+            (*self.pre.image_size, self.pre.channels),
+            ema=self.config.optim.ema_decay is not None,
+            dtype=self.dtype,
+        )
+
+    def abstract_state(self, tx: optax.GradientTransformation):
+        """Shapes, dtypes and shardings of the state; allocates nothing."""
+        shapes = jax.eval_shape(self.init(tx), jax.random.key(0))
+        return jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=where
+            ),
+            shapes,
+            sharding.state_sharding(shapes, self.mesh),
+        )
+
+
+def make_parts(config: ConfigDict, spec: LabelSpec, pre: Preprocessing) -> Parts:
+    """Mesh, model and loss for a config and what its data is like."""
+    if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError(
+            "config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment"
+        )
+    mesh = make_mesh(config)
+    model = make_model(config, spec.num_classes, pre.channels, sharding.platform(mesh))
+    return Parts(config, spec, pre, mesh, model, make_loss(config, spec))
+
+
+def save_description(workdir: Path, parts: Parts) -> None:
+    """Write config.json and labels.json: with them a workdir needs no dataset."""
+    (workdir / "config.json").write_text(configs.to_json(parts.config) + "\n")
+    labels = parts.spec.to_dict() | {"preprocessing": parts.pre.to_dict()}
+    (workdir / "labels.json").write_text(json.dumps(labels, indent=2) + "\n")
+
+
+def load_parts(workdir: Path, overrides: list[str]) -> Parts:
+    """The parts of the run in a workdir.
+
+    Raises:
+      ValueError: it is not a run's workdir.
+    """
+    for name in ("config.json", "labels.json"):
+        if not (workdir / name).is_file():
+            raise ValueError(f"--workdir {workdir}: no {name}; is it a run's folder?")
+    config = configs.from_json((workdir / "config.json").read_text())
+    configs.override(config, overrides)
+    configs.validate(config)
+    labels = json.loads((workdir / "labels.json").read_text())
+    pre = Preprocessing.from_dict(labels["preprocessing"])
+    return make_parts(config, LabelSpec.from_dict(labels), pre)
+
+
+def train_batches(parts: Parts, source: Source, start_step: int) -> Iterator[Batch]:
+    """The endless stream of training batches: the share of this process."""
+    config = parts.config
+    return pipeline.train_batches(
+        source,
+        seed=config.seed,
+        start_step=start_step,
+        batch_size=config.data.batch_size,
+        buffer=train_buffer(config, source),
+        fit=config.data.fit,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.data.threads,
+        workers=config.data.workers,
+        cache_bytes=int(config.data.cache_gb * 2**30),
+    )
+
+
+def train_buffer(config: ConfigDict, source: Source) -> tuple[int, int]:
+    """(H, W) of the host buffer that every training image travels in."""
+    if config.data.fit == "resize":
+        return pair(config.data.image_size)
+    if config.data.buffer_size is not None:
+        return pair(config.data.buffer_size)
+    sizes = [source.size(i) for i in range(len(source))]
+    return max(h for h, _ in sizes), max(w for _, w in sizes)
+
+
+def abstract_variables(parts: Parts):
+    """Shapes and shardings of ``params`` and ``batch_stats``."""
+    state = parts.abstract_state(optax.identity())
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def restore_variables(parts: Parts, workdir: Path, which: str) -> tuple[Any, int]:
+    """The variables of a run's checkpoint, averaged where it kept averages.
+
+    Args:
+      which: "best" (by mIoU on the evaluation split), "latest" or a step.
+
+    Raises:
+      ValueError: there is no such checkpoint.
+    """
+    folder = checkpoint.find_step(workdir, which)
+    variables = checkpoint.restore_params(
+        folder, abstract_variables(parts), ema=parts.config.optim.ema_decay is not None
+    )
+    return {"batch_stats": {}} | variables, int(folder.name)
+
+
+def warm_start(parts: Parts, state: steps.TrainState) -> steps.TrainState:
+    """The state with the parameters of ``model.pretrained``.
+
+    That is another run's workdir (everything that has the same shape but the head is
+    taken) or a file of PyTorch weights, of the whole network or of its encoder.
+    """
+    path = Path(parts.config.model.pretrained)
+    variables = abstract_variables(parts)
+    if path.is_dir():
+        loaded = checkpoint.restore_params(
+            path, variables, ema=True, allow_missing=("params/head/*",)
+        )
+    else:
+        loaded = weights.load_torch(
+            parts.model,
+            path,
+            image_shape=(*parts.pre.image_size, parts.pre.channels),
+            allow_missing=("decoder.*", "segmentation_head.*"),
+        )
+    params = _merge(state.params, loaded["params"])
+    stats = _merge(state.batch_stats, loaded.get("batch_stats", {}))
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return state.replace(params=params, batch_stats=stats, ema=ema)
+
+
+def _merge(fresh: Any, loaded: Any) -> Any:
+    """``fresh`` with the leaves that ``loaded`` has, where and as ``fresh`` is."""
+    if isinstance(fresh, Mapping):
+        return {k: _merge(v, loaded[k]) if k in loaded else v for k, v in fresh.items()}
+    return jax.device_put(jnp.asarray(loaded, fresh.dtype), fresh.sharding)

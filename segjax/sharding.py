@@ -1,0 +1,122 @@
+"""Where arrays live: the device mesh, and the shardings of batches and of the state.
+
+The mesh has three axes. ``data`` and ``fsdp`` both split the batch; ``fsdp`` also
+splits large parameters and their optimizer state; ``spatial`` splits image rows. With
+``jit`` and global arrays every reduction (loss, batch statistics, metrics) is over the
+global batch, so a run means the same on any mesh.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from segjax.batch import Batch
+
+AXES = ("data", "fsdp", "spatial")
+BATCH_AXES = ("data", "fsdp")
+
+# Below this many elements a parameter stays whole on every device: the all-gather of a
+# small array costs latency and saves nothing.
+FSDP_MIN_SIZE = 2**14
+
+
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    spatial: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh with axes (data, fsdp, spatial); ``data = -1`` takes the devices left.
+
+    Raises:
+      ValueError: the axes' product is not the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if fsdp < 1 or spatial < 1 or (data < 1 and data != -1):
+        raise ValueError(
+            f"mesh.data={data}, mesh.fsdp={fsdp}, mesh.spatial={spatial}: axes are "
+            "positive; only mesh.data may be -1 (all devices that are left)"
+        )
+    if data == -1:
+        data = max(len(devices) // (fsdp * spatial), 1)
+    if data * fsdp * spatial != len(devices):
+        raise ValueError(
+            f"mesh.data={data} x mesh.fsdp={fsdp} x mesh.spatial={spatial} = "
+            f"{data * fsdp * spatial}, but there are {len(devices)} devices; choose "
+            "axes whose product is the number of devices (mesh.data=-1 does it)"
+        )
+    return Mesh(np.asarray(devices).reshape(data, fsdp, spatial), AXES)
+
+
+def platform(mesh: Mesh) -> str:
+    """The platform of the mesh's devices: 'cpu', 'tpu' or 'gpu'."""
+    return mesh.devices.flat[0].platform
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts the batch is split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
+    """Refuse a batch size that the devices do not divide.
+
+    Raises:
+      ValueError: with the nearest sizes that would do.
+    """
+    parts = batch_parts(mesh)
+    if batch_size < 1 or batch_size % parts:
+        down = batch_size // parts * parts
+        near = " or ".join(str(n) for n in (down, down + parts) if n > 0)
+        raise ValueError(
+            f"{name}={batch_size} cannot be split over {parts} devices "
+            f"(mesh.data x mesh.fsdp); use {near}"
+        )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Examples over ``data`` and ``fsdp``."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def image_sharding(mesh: Mesh) -> NamedSharding:
+    """Examples over ``data`` and ``fsdp``, image rows over ``spatial``."""
+    return NamedSharding(mesh, P(BATCH_AXES, "spatial"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, P())
+
+
+def _leaf_spec(shape: tuple[int, ...], parts: int) -> P:
+    if parts == 1 or int(np.prod(shape)) < FSDP_MIN_SIZE:
+        return P()
+    fitting = [axis for axis, n in enumerate(shape) if n % parts == 0]
+    if not fitting:
+        return P()
+    longest = max(fitting, key=lambda axis: shape[axis])
+    return P(*["fsdp" if axis == longest else None for axis in range(len(shape))])
+
+
+def state_sharding(abstract_state, mesh: Mesh):
+    """A tree of shardings for the state: large arrays over ``fsdp``, the rest whole.
+
+    The rule sees shapes only, so a parameter, its EMA and its moments agree.
+    """
+    parts = mesh.shape["fsdp"]
+    return jax.tree.map(
+        lambda leaf: NamedSharding(mesh, _leaf_spec(leaf.shape, parts)), abstract_state
+    )
+
+
+def to_devices(batch: Batch, mesh: Mesh):
+    """Make the global batch out of each process's rows of it."""
+    sharding = batch_sharding(mesh)
+    return {
+        key: jax.make_array_from_process_local_data(sharding, value)
+        for key, value in batch.items()
+    }

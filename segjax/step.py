@@ -1,0 +1,250 @@
+"""The train step and the eval step: pure functions, jitted over the mesh.
+
+Everything arrives as an argument; nothing here reads a config. Randomness is
+``fold_in`` of (seed, stream, step, example), so that a resumed run needs no saved
+state of a generator.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax.sharding import Mesh
+
+from segjax import sharding
+from segjax.augment import Augment, augment_batch, prepare_eval
+from segjax.losses import Loss
+from segjax.metrics import confusion_matrix
+from segjax.ops.sampling import resize_logits
+from segjax.optim import ema_update
+
+# Streams of random numbers; a number once given never changes its meaning, or old
+# runs would resume on other numbers.
+STREAMS = {"init": 0, "augment": 1, "dropout": 2}
+
+
+def stream_key(seed: int, stream: str) -> jax.Array:
+    """The key of one stream of random numbers of a run."""
+    return jax.random.fold_in(jax.random.key(seed), STREAMS[stream])
+
+
+@struct.dataclass
+class TrainState:
+    """All that a run carries from step to step (and saves).
+
+    ``ema`` is the moving average of ``params`` or None. ``batch_stats`` is {} for a
+    network without running statistics.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    ema: Any = None
+
+    def variables(self, averaged: bool = True) -> dict[str, Any]:
+        """What ``model.apply`` takes; the averaged parameters where there are any."""
+        params = self.ema if averaged and self.ema is not None else self.params
+        return {"params": params, "batch_stats": self.batch_stats}
+
+
+def init_state(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    image_shape: tuple[int, int, int],
+    *,
+    ema: bool = False,
+    dtype=jnp.float32,
+) -> TrainState:
+    """A fresh state; run under ``jax.eval_shape`` or ``jit`` with ``out_shardings``.
+
+    Args:
+      image_shape: (H, W, C) of one image; the parameters do not depend on H and W.
+    """
+    variables = model.init(key, jnp.zeros((1, *image_shape), dtype), train=False)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(params),
+        # A copy: the step donates its state, and one buffer cannot be donated twice.
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
+def _forward(model: nn.Module, loss: Loss, aux_weight: float, counts, dropout_key):
+    """The function (params, batch_stats, images, labels) -> (loss, (stats, logits))."""
+
+    def forward(params, batch_stats, images, labels):
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats", "auxiliary"],
+            rngs={"dropout": dropout_key},
+        )
+        value = loss.value(logits, labels, counts)
+        for auxiliary in jax.tree.leaves(updates.get("auxiliary", {})):
+            value += aux_weight * loss.value(auxiliary, labels, counts)
+        return value, (updates.get("batch_stats", {}), logits)
+
+    return forward
+
+
+def _gradients(forward, state: TrainState, images, labels, accumulate: int, classes):
+    """Loss, gradients, batch statistics and confusion matrix of the global batch.
+
+    With ``accumulate`` > 1 the batch is cut into that many parts, one after the other.
+    The parts' losses are sums over the count of the WHOLE batch, so that they add up
+    to the loss of the whole, whatever was ignored in each.
+    """
+    grad = jax.value_and_grad(forward, has_aux=True)
+    if accumulate == 1:
+        (value, (stats, logits)), grads = grad(
+            state.params, state.batch_stats, images, labels
+        )
+        matrix = confusion_matrix(jnp.argmax(logits, -1), labels, classes)
+        return value, grads, stats, matrix
+
+    def part(carry, batch):
+        value, grads, stats, matrix = carry
+        images, labels = batch
+        (v, (stats, logits)), g = grad(state.params, stats, images, labels)
+        matrix += confusion_matrix(jnp.argmax(logits, -1), labels, classes)
+        return (value + v, jax.tree.map(jnp.add, grads, g), stats, matrix), None
+
+    # Part i takes every accumulate-th example: each device keeps its own rows.
+    parts = jax.tree.map(
+        lambda x: jnp.swapaxes(
+            x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1
+        ),
+        (images, labels),
+    )
+    zero = jax.eval_shape(forward, state.params, state.batch_stats, images, labels)[0]
+    start = (
+        jnp.zeros(zero.shape, zero.dtype),
+        jax.tree.map(jnp.zeros_like, state.params),
+        state.batch_stats,
+        jnp.zeros((classes, classes), jnp.int32),
+    )
+    (value, grads, stats, matrix), _ = jax.lax.scan(part, start, parts)
+    return value, grads, stats, matrix
+
+
+def make_train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    loss: Loss,
+    augment: Augment,
+    mesh: Mesh,
+    state_shardings,
+    *,
+    num_classes: int,
+    seed: int,
+    accumulate: int = 1,
+    aux_weight: float = 0.4,
+    ema_decay: float | None = None,
+    dtype=jnp.float32,
+) -> Callable:
+    """The jitted function (state, batch) -> (state, metrics); the state is donated.
+
+    ``batch`` is a training batch (:mod:`segjax.batch`) on the mesh. ``metrics`` has
+    ``loss`` (mean over the valid pixels of the global batch), ``gradient_norm``,
+    ``update_norm`` (float32[]) and ``confusion`` (int32[K, K], of the augmented batch
+    as the network saw it).
+    """
+
+    def train_step(state: TrainState, batch):
+        key = jax.random.fold_in(stream_key(seed, "augment"), state.step)
+        images, labels = augment_batch(
+            augment, key, batch["image"], batch["label"], batch["size"]
+        )
+        images, labels = jax.lax.with_sharding_constraint(
+            (images.astype(dtype), labels), sharding.image_sharding(mesh)
+        )
+        dropout_key = jax.random.fold_in(stream_key(seed, "dropout"), state.step)
+        forward = _forward(model, loss, aux_weight, loss.counts(labels), dropout_key)
+        value, grads, stats, matrix = _gradients(
+            forward, state, images, labels, accumulate, num_classes
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay is not None:
+            ema = ema_update(ema, params, ema_decay, state.step)
+        metrics = {
+            "loss": value,
+            "gradient_norm": optax.global_norm(grads),
+            "update_norm": optax.global_norm(updates),
+            "confusion": matrix,
+        }
+        new_state = TrainState(
+            step=state.step + 1,
+            params=params,
+            batch_stats=stats,
+            opt_state=opt_state,
+            ema=ema,
+        )
+        return new_state, metrics
+
+    return jax.jit(
+        train_step,
+        in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(state_shardings, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def make_eval_step(
+    model: nn.Module,
+    loss: Loss,
+    mesh: Mesh,
+    *,
+    num_classes: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    resize: bool,
+    dtype=jnp.float32,
+) -> Callable:
+    """The jitted function (variables, batch) -> confusion, loss, prediction.
+
+    ``batch`` is an evaluation batch: the network sees ``image``, its logits are taken
+    to the labels' own resolution (``resize``; without it the two are the same), and
+    only there compared. ``confusion`` is int32[K, K], ``loss`` float32[] the mean over
+    the batch's valid pixels, ``prediction`` uint8 [B, Hl, Wl].
+    """
+
+    def eval_step(variables, batch):
+        images = prepare_eval(batch["image"], batch["size"], mean, std)
+        images = jax.lax.with_sharding_constraint(
+            images.astype(dtype), sharding.image_sharding(mesh)
+        )
+        logits = model.apply(variables, images, train=False)
+        if resize:
+            logits = resize_logits(
+                logits, batch["size"], batch["label_size"], batch["label"].shape[1:3]
+            )
+        label = batch["label"].astype(jnp.int32)
+        prediction = jnp.argmax(logits, -1)
+        return {
+            "confusion": confusion_matrix(prediction, label, num_classes),
+            "loss": loss.value(logits, label),
+            "prediction": prediction.astype(jnp.uint8),
+        }
+
+    whole = sharding.replicated(mesh)
+    return jax.jit(
+        eval_step,
+        in_shardings=(None, sharding.batch_sharding(mesh)),
+        out_shardings={
+            "confusion": whole,
+            "loss": whole,
+            "prediction": sharding.batch_sharding(mesh),
+        },
+    )

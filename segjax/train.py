@@ -1,0 +1,317 @@
+"""``segjax train``: the loop, as the list of its events."""
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from segjax import checkpoint, inference, logs, setup, sharding
+from segjax import config as configs
+from segjax import step as steps
+from segjax.evaluate import evaluate_split
+from segjax.metrics import Confusion
+
+# What a resumed run may change: nothing here touches the steps already made.
+RESUMABLE = ("data.root", "steps", "epochs", "eval.", "checkpoint.", "logs.", "mesh.")
+
+
+def check_resumable(config: ConfigDict, workdir: Path) -> None:
+    """Refuse to go on in the workdir of another experiment.
+
+    Raises:
+      ValueError: with the difference, one key = ours (theirs) each.
+    """
+    stored = configs.from_json((workdir / "config.json").read_text())
+    changed = {
+        key: values
+        for key, values in configs.differences(config, stored).items()
+        if not key.startswith(RESUMABLE)
+    }
+    if changed:
+        text = "; ".join(
+            f"{key} is {ours!r} now and {theirs!r} there"
+            for key, (ours, theirs) in changed.items()
+        )
+        raise ValueError(
+            f"--workdir {workdir} holds a run with another config: {text}; name "
+            "another --workdir or restore the config"
+        )
+
+
+@dataclass
+class Window:
+    """Means over the steps since the last line of the log."""
+
+    num_classes: int
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.confusion = Confusion(self.num_classes)
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Take one step's fetched metrics."""
+        self.losses.append(float(metrics["loss"]))
+        self.norms.append(float(metrics["gradient_norm"]))
+        self.confusion.add(metrics["confusion"])
+
+    def scalars(self, names: tuple[str, ...]) -> dict[str, float | None]:
+        """The line's values; ``miou`` is of the augmented training batches."""
+        return {
+            "loss": float(np.mean(self.losses)),
+            "gradient_norm": float(np.mean(self.norms)),
+            "miou": self.confusion.summarize(names)["miou"],
+        }
+
+
+def logged_seconds(path: Path) -> float:
+    """The wall time that the last line of a metrics.jsonl tells; 0 without one."""
+    seconds = 0.0
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        seconds = json.loads(line).get("seconds", seconds)
+    return seconds
+
+
+def on_devices(batches: Iterable, mesh, meter: logs.Meter, ahead: int = 2) -> Iterator:
+    """Batches on the mesh, ``ahead`` of them under way while the devices compute."""
+    batches, queue = iter(batches), deque()
+    while True:
+        while len(queue) <= ahead:
+            with meter.stall():
+                batch = next(batches)
+            queue.append(sharding.to_devices(batch, mesh))
+        yield queue.popleft()
+
+
+class Run:
+    """One training run in a workdir; each method is one event of the loop."""
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self.config, self.workdir = config, workdir
+        self.train_source = setup.open_split(config, config.data.train_split)
+        self.eval_source = setup.open_split(config, config.data.eval_split)
+        self.spec = self.train_source.spec
+        pre = setup.preprocessing(config, self.train_source.channels)
+        self.parts = setup.make_parts(config, self.spec, pre)
+        examples = len(self.train_source)
+        self.total = setup.num_steps(config, examples)
+        self.eval_steps = setup.event_steps(config, config.eval.every, examples)
+        self.save_steps = setup.event_steps(config, config.checkpoint.every, examples)
+        self.main_process = jax.process_index() == 0
+        self.started = time.perf_counter()
+        self.earlier_seconds = 0.0
+        self.summary: dict[str, Any] = {}
+        self.pictures: dict[int, np.ndarray] = {}
+
+    def open(self) -> None:
+        """Make or reopen the workdir; build state and steps; restore what is there."""
+        config, parts = self.config, self.parts
+        resumed = (self.workdir / "config.json").is_file()
+        if resumed:
+            check_resumable(config, self.workdir)
+        if self.main_process:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            setup.save_description(self.workdir, parts)
+        self.logs = logs.Logs(
+            self.workdir,
+            total_steps=self.total,
+            tensorboard=config.logs.tensorboard,
+        )
+        self.tx, self.schedule = setup.make_tx(config, self.total)
+        abstract = parts.abstract_state(self.tx)
+        self.shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        self.checkpoints = checkpoint.Checkpoints(
+            self.workdir / "checkpoints",
+            keep_last=config.checkpoint.keep,
+            keep_best=config.checkpoint.keep_best,
+            warn=self.logs.warn,
+        )
+        if self.checkpoints.latest() is not None:
+            self.state, self.step = self.checkpoints.restore(None, abstract)
+            self.logs.info(f"resuming {self.workdir} at step {self.step}")
+        else:
+            self.state, self.step = self.fresh_state(), 0
+        self.logs.truncate_after(self.step)
+        self.earlier_seconds = logged_seconds(self.logs.path)
+        self.meter = logs.Meter()
+        self.window = Window(self.spec.num_classes)
+        self.waiting = None
+
+    def fresh_state(self) -> steps.TrainState:
+        """Initialised on the mesh, nothing whole on one device; warm where asked."""
+        key = steps.stream_key(self.config.seed, "init")
+        init = jax.jit(self.parts.init(self.tx), out_shardings=self.shardings)
+        state = init(key)
+        if self.config.model.pretrained is not None:
+            state = setup.warm_start(self.parts, state)
+            self.logs.info(f"weights from {self.config.model.pretrained}")
+        return state
+
+    def compile(self, batch) -> None:
+        """The train step for this batch's shapes."""
+        config, parts = self.config, self.parts
+        train_step = steps.make_train_step(
+            parts.model,
+            self.tx,
+            parts.loss,
+            setup.make_augment(config, parts.pre),
+            parts.mesh,
+            self.shardings,
+            num_classes=self.spec.num_classes,
+            seed=config.seed,
+            accumulate=config.optim.accumulate,
+            aux_weight=config.loss.auxiliary,
+            ema_decay=config.optim.ema_decay,
+            dtype=parts.dtype,
+        )
+        start = time.perf_counter()
+        self.train_step = train_step.lower(self.state, batch).compile()
+        self.eval_step = parts.eval_step()
+        self.logs.info(f"train step compiled in {time.perf_counter() - start:.1f} s")
+
+    def fetch(self) -> None:
+        """Take the metrics of the step before; the devices are busy with the next."""
+        if self.waiting is None:
+            return
+        metrics = jax.device_get(self.waiting)
+        self.waiting = None
+        if not math.isfinite(metrics["loss"]):
+            raise ValueError(
+                f"the loss is {metrics['loss']} at or before step {self.step}; lower "
+                "config.optim.lr, set config.optim.clip_norm, or look at the data"
+            )
+        self.window.add(metrics)
+
+    def log(self) -> None:
+        """One line of metrics.jsonl."""
+        self.fetch()
+        scalars = self.window.scalars(self.spec.names)
+        scalars |= {"lr": float(self.schedule(self.step - 1))} | self.meter.read()
+        scalars["seconds"] = self.seconds()
+        self.logs.train(self.step, scalars)
+        self.window = Window(self.spec.num_classes)
+
+    def evaluate(self) -> None:
+        """The evaluation split, with the averaged parameters where there are any."""
+        self.fetch()
+        count = min(self.config.logs.pictures, len(self.eval_source))
+        show = np.linspace(0, len(self.eval_source) - 1, count).astype(int).tolist()
+        with self.meter.pause():
+            self.summary, self.pictures = evaluate_split(
+                self.parts,
+                self.eval_step,
+                self.state.variables(),
+                self.eval_source,
+                show=show,
+            )
+        self.logs.evaluation(
+            self.step, self.config.data.eval_split, self.summary, self.spec.names
+        )
+
+    def save(self) -> None:
+        """A checkpoint, written while training goes on."""
+        self.fetch()
+        with self.meter.pause():
+            evaluated = self.step in self.eval_steps
+            self.checkpoints.save(
+                self.step, self.state, self.summary if evaluated else None
+            )
+
+    def draw(self) -> Path | None:
+        """predictions/*.png: image | truth | prediction; the path of all in one."""
+        folder = self.workdir / "predictions"
+        folder.mkdir(exist_ok=True)
+        rows = []
+        for index, prediction in sorted(self.pictures.items()):
+            example = self.eval_source[index]
+            image = inference.display_image(example["image"])
+            rows.append((image, example["label"], prediction))
+            picture = inference.triptych([rows[-1]], self.spec)
+            name = Path(example["id"]).name
+            inference.write_png(folder / f"{name}.png", picture)
+        if not rows:
+            return None
+        overview = inference.triptych(rows, self.spec)
+        self.logs.image(self.step, "predictions", overview)
+        return inference.write_png(folder / "overview.png", overview)
+
+    def seconds(self) -> float:
+        """Wall time of the run so far, earlier sessions included."""
+        return self.earlier_seconds + time.perf_counter() - self.started
+
+    def loop(self) -> None:
+        """Step, log, evaluate, save, to the end."""
+        if self.step < self.total:
+            feed = on_devices(
+                setup.train_batches(self.parts, self.train_source, self.step),
+                self.parts.mesh,
+                self.meter,
+            )
+            batch = next(feed)
+            self.compile(batch)
+        else:
+            self.eval_step = self.parts.eval_step()
+            self.evaluate()
+        while self.step < self.total:
+            with jax.transfer_guard("disallow"):
+                self.state, metrics = self.train_step(self.state, batch)
+            self.fetch()
+            self.waiting = metrics
+            self.step += 1
+            self.meter.step(self.config.data.batch_size)
+            self.logs.progress(self.step)
+            if self.step < self.total:
+                batch = next(feed)
+            if self.step % self.config.logs.every == 0 or self.step == self.total:
+                self.log()
+            if self.step in self.eval_steps:
+                self.evaluate()
+            if self.step in self.save_steps:
+                self.save()
+        self.checkpoints.wait()
+
+    def finish(self) -> dict[str, Any]:
+        """The last table, picture and result.json."""
+        result = self.summary | {
+            "split": self.config.data.eval_split,
+            "steps": self.step,
+            "seconds": round(self.seconds(), 1),
+            "seed": self.config.seed,
+            "best_step": self.checkpoints.best(),
+            "parameters": sum(x.size for x in jax.tree.leaves(self.state.params)),
+            "environment": logs.environment(),
+        }
+        if self.main_process:
+            path = self.workdir / "result.json"
+            path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+            logs.class_table(self.summary, self.logs.console)
+            picture = self.draw()
+            self.logs.info(f"result: {path}")
+            if picture:
+                self.logs.info(f"picture (image | truth | prediction): {picture}")
+        return result
+
+    def close(self) -> None:
+        """Let go of files and threads, also after an error."""
+        for part in ("checkpoints", "logs"):
+            if hasattr(self, part):
+                getattr(self, part).close()
+
+
+def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Train, evaluate and draw; returns what ``result.json`` holds."""
+    run = Run(config, workdir)
+    try:
+        run.open()
+        run.loop()
+        return run.finish()
+    finally:
+        run.close()
