@@ -1,8 +1,9 @@
 """Augmentation inside jit: pure functions of (settings, key, image, label).
 
-Every example has its own key, ``fold_in(key, position in the global batch)``, and every
-operation its own number folded into that, so that a batch comes out the same on any
-number of devices, and switching one operation on leaves the draws of the others alone.
+Every example has its own key, ``fold_in(key, position in the global batch)``, from
+which all its random numbers are drawn at once, each decision having its own place among
+them: a batch comes out the same on any number of devices, and switching one operation
+on leaves the draws of the others alone.
 Scale, crop, flip and rotation are ONE coordinate map per example: order 1 for the image
 and order 0 for the label, so label ids out are a subset of ids in and IGNORE. Settings
 are static: what is off is not in the compiled program.
@@ -39,11 +40,12 @@ from jax import lax
 from segjax.batch import IGNORE
 from segjax.ops import sampling
 
-# One number per random decision, folded into the example's key. Append only: the
-# numbers are part of what a seed means.
+# Each random decision's place among the example's random numbers. Append only: the
+# places are part of what a seed means.
 (_SCALE, _CROP_ROW, _CROP_COLUMN, _FLIP, _VERTICAL, _ROTATION) = range(6)
 (_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _BLUR, _SIGMA) = range(6, 12)
 (_CUTMIX, _BOX_AREA, _BOX_ROW, _BOX_COLUMN) = range(12, 16)
+_DECISIONS = 16
 
 _CROPS = {"top_left": 0.0, "center": 0.5, "random": None}
 _GRAY = (0.2989, 0.587, 0.114)
@@ -153,14 +155,19 @@ def prepare_eval(
     return jnp.where(mask[..., None], normalize(image, mean, std), 0)
 
 
-def _draw(keys: jax.Array, operation: int, low=0.0, high=1.0) -> jax.Array:
-    """f32[B]: one uniform number per example (float32 under jax_enable_x64 too)."""
+def _draws(key: jax.Array, positions: jax.Array) -> jax.Array:
+    """f32[B, _DECISIONS], uniform in [0, 1); float32 under jax_enable_x64 too."""
 
-    def one(key):
-        key = jax.random.fold_in(key, operation)
-        return jax.random.uniform(key, (), jnp.float32, low, high)
+    def one(position):
+        own = jax.random.fold_in(key, position)
+        return jax.random.uniform(own, (_DECISIONS,), jnp.float32)
 
-    return jax.vmap(one)(keys)
+    return jax.vmap(one)(positions)
+
+
+def _pick(draws: jax.Array, decision: int, low=0.0, high=1.0) -> jax.Array:
+    """f32[B]: the numbers of one decision, uniform in [low, high)."""
+    return low + (high - low) * draws[:, decision]
 
 
 def _axis_map(settings, axis, scale, crop, flip, size, dtype):
@@ -185,23 +192,23 @@ def _axis_map(settings, axis, scale, crop, flip, size, dtype):
     )
 
 
-def _coordinate_maps(settings: Augment, keys, size, dtype):
+def _coordinate_maps(settings: Augment, draws, size, dtype):
     """((start, step) of rows, (start, step) of columns), each f[B]."""
     batch = size.shape[0]
     low, high = settings.scale
     scale = None
     if (low, high) != (1.0, 1.0):
-        scale = jnp.exp(_draw(keys, _SCALE, math.log(low), math.log(high)))
+        scale = jnp.exp(_pick(draws, _SCALE, math.log(low), math.log(high)))
     fixed = _CROPS[settings.crop]
 
     def axis_map(axis, flip_probability, operation):
         if fixed is None:
-            crop = _draw(keys, (_CROP_ROW, _CROP_COLUMN)[axis])
+            crop = _pick(draws, (_CROP_ROW, _CROP_COLUMN)[axis])
         else:
             crop = jnp.full(batch, fixed, jnp.float32)
         flip = None
         if flip_probability > 0:
-            flip = _draw(keys, operation) < flip_probability
+            flip = _pick(draws, operation) < flip_probability
         return _axis_map(settings, axis, scale, crop, flip, size, dtype)
 
     return (
@@ -241,10 +248,10 @@ def _separable(settings: Augment, maps, x, label, size):
     return image, ids[..., 0].astype(jnp.int32), valid
 
 
-def _rotated(settings: Augment, maps, keys, x, label, size):
+def _rotated(settings: Augment, maps, draws, x, label, size):
     """As :func:`_separable`, with a rotation, by gathers."""
     height, width = settings.out_size
-    angle = _draw(keys, _ROTATION, -settings.rotation, settings.rotation)
+    angle = _pick(draws, _ROTATION, -settings.rotation, settings.rotation)
     angle = jnp.deg2rad(angle).astype(x.dtype)
     down = jnp.arange(height, dtype=x.dtype)[:, None] - (height - 1) / 2
     along = jnp.arange(width, dtype=x.dtype)[None, :] - (width - 1) / 2
@@ -272,23 +279,23 @@ def _top_left(settings: Augment, x, label, size):
     return x, label, _valid_mask(size, height, width)
 
 
-def _geometry(settings: Augment, keys, x, label, size):
+def _geometry(settings: Augment, draws, x, label, size):
     """Scale, crop, flip and rotate: (f[B, h, w, C], i32[B, h, w], valid bool)."""
     moving = settings.scale != (1.0, 1.0) or settings.crop != "top_left"
     flipping = settings.flip > 0 or settings.vertical_flip > 0
     if settings.rotation > 0:
-        maps = _coordinate_maps(settings, keys, size, x.dtype)
-        return _rotated(settings, maps, keys, x, label, size)
+        maps = _coordinate_maps(settings, draws, size, x.dtype)
+        return _rotated(settings, maps, draws, x, label, size)
     if moving or flipping:
-        maps = _coordinate_maps(settings, keys, size, x.dtype)
+        maps = _coordinate_maps(settings, draws, size, x.dtype)
         return _separable(settings, maps, x, label, size)
     return _top_left(settings, x, label, size)
 
 
-def _blur(settings: Augment, keys, x, valid):
+def _blur(settings: Augment, draws, x, valid):
     """Blur the examples drawn, by two products with banded matrices."""
-    sigma = _draw(keys, _SIGMA, *settings.blur_sigma).astype(x.dtype)
-    chosen = _draw(keys, _BLUR) < settings.blur
+    sigma = _pick(draws, _SIGMA, *settings.blur_sigma).astype(x.dtype)
+    chosen = _pick(draws, _BLUR) < settings.blur
 
     def matrix(n):
         distance = jnp.arange(n, dtype=x.dtype)
@@ -332,11 +339,11 @@ def _shift_hue(x: jax.Array, shift: jax.Array) -> jax.Array:
     return top[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
 
-def _jitter(settings: Augment, keys, x, valid):
+def _jitter(settings: Augment, draws, x, valid):
     """Brightness, contrast, saturation, hue, each if it is on."""
 
     def factor(change, operation):
-        value = _draw(keys, operation, max(0.0, 1 - change), 1 + change)
+        value = _pick(draws, operation, max(0.0, 1 - change), 1 + change)
         return value.astype(x.dtype)[:, None, None, None]
 
     def blend(x, other, amount):
@@ -352,20 +359,20 @@ def _jitter(settings: Augment, keys, x, valid):
     if settings.saturation > 0 and x.shape[-1] == 3:
         x = blend(x, _gray(x), factor(settings.saturation, _SATURATION))
     if settings.hue > 0 and x.shape[-1] == 3:
-        shift = _draw(keys, _HUE, -settings.hue, settings.hue).astype(x.dtype)
+        shift = _pick(draws, _HUE, -settings.hue, settings.hue).astype(x.dtype)
         x = _shift_hue(x, shift[:, None, None, None])
     return x
 
 
-def _cutmix(settings: Augment, keys, x, label):
+def _cutmix(settings: Augment, draws, x, label):
     """Paste a box of the example before into each example drawn."""
     height, width = settings.out_size
-    chosen = _draw(keys, _CUTMIX) < settings.cutmix
+    chosen = _pick(draws, _CUTMIX) < settings.cutmix
     # Area 1 - lambda with lambda uniform, so each side is the root of a uniform.
-    side = jnp.sqrt(_draw(keys, _BOX_AREA))
+    side = jnp.sqrt(_pick(draws, _BOX_AREA))
 
     def inside_box(n, operation):
-        middle = _draw(keys, operation) * n
+        middle = _pick(draws, operation) * n
         at = jnp.arange(n, dtype=jnp.float32)[None, :] + 0.5
         return jnp.abs(at - middle[:, None]) < (side * n / 2)[:, None]
 
@@ -395,14 +402,14 @@ def augment_batch(
     """
     if positions is None:
         positions = jnp.arange(image.shape[0])
-    keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(positions)
+    draws = _draws(key, positions)
     x = _fraction(image)
-    x, label, valid = _geometry(settings, keys, x, label, size)
+    x, label, valid = _geometry(settings, draws, x, label, size)
     if settings.blur > 0:
-        x = _blur(settings, keys, x, valid)
-    x = _jitter(settings, keys, x, valid)
+        x = _blur(settings, draws, x, valid)
+    x = _jitter(settings, draws, x, valid)
     x = jnp.where(valid[..., None], normalize(x, settings.mean, settings.std), 0)
     label = jnp.where(valid, label, IGNORE)
     if settings.cutmix > 0:
-        x, label = _cutmix(settings, keys, x, label)
+        x, label = _cutmix(settings, draws, x, label)
     return x, label
