@@ -32,10 +32,16 @@ _TEMPORARY = ".orbax-checkpoint-tmp"
 
 
 class _Quiet(logging.Filter):
-    """Drops what orbax says about its ordinary work; its warnings pass."""
+    """Drops what orbax says about ordinary work, and its tracebacks.
+
+    The error behind a traceback is raised as well, and becomes one line here.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or "orbax" not in record.pathname
+        """Whether the record is shown."""
+        if "orbax" not in record.pathname:
+            return True
+        return record.levelno >= logging.WARNING and not record.exc_info
 
 
 _QUIET = _Quiet()
@@ -266,9 +272,9 @@ class Checkpoints:
 
 
 def _one_line(error: BaseException) -> str:
-    """What went wrong, short enough for one line of a terminal."""
+    """What went wrong, short enough for a line: storage's reasons stand at the end."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
+    return text if len(text) <= 240 else f"{text[:110]} ... {text[-120:]}"
 
 
 def _barrier(name: str) -> None:
@@ -344,16 +350,16 @@ def _damage(folder: epath.Path) -> str | None:
         return None
     try:
         digest = json.loads(path.read_text())
-        share = sorted(digest.items())[jax.process_index() :: jax.process_count()]
-    except (OSError, ValueError, AttributeError):
+        entries = [(name, size, crc) for name, (size, crc) in sorted(digest.items())]
+    except (OSError, ValueError, AttributeError, TypeError):
         return f"{_DIGEST} cannot be read"
-    for name, (size, checksum) in share:
+    for name, size, crc in entries[jax.process_index() :: jax.process_count()]:
         if not (folder / name).exists():
             return f"{name} is missing"
         found = _size_and_checksum(folder / name)
         if found[0] != size:
             return f"{name} has {found[0]} bytes instead of {size}"
-        if found[1] != checksum:
+        if found[1] != crc:
             return f"{name} has changed since it was written"
     return None
 
