@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from segjax import checkpoint, inference, logs, setup, sharding
+from segjax import checkpoint, logs, setup, sharding
 from segjax import config as configs
 from segjax import step as steps
 from segjax.evaluate import evaluate_split
@@ -227,6 +227,10 @@ class Run:
 
     def draw(self) -> Path | None:
         """predictions/*.png: image | truth | prediction; the path of all in one."""
+        if not self.pictures:
+            return None
+        from segjax import inference  # Pillow and scipy are wanted only here
+
         folder = self.workdir / "predictions"
         folder.mkdir(exist_ok=True)
         rows = []
@@ -237,8 +241,6 @@ class Run:
             picture = inference.triptych([rows[-1]], self.spec)
             name = Path(example["id"]).name
             inference.write_png(folder / f"{name}.png", picture)
-        if not rows:
-            return None
         overview = inference.triptych(rows, self.spec)
         self.logs.image(self.step, "predictions", overview)
         return inference.write_png(folder / "overview.png", overview)
