@@ -10,10 +10,9 @@ are static: what is off is not in the compiled program.
 
 What the choices are:
 
-* scale: ``s`` is log-uniform in ``scale`` (zooming in and out by the same factor is
-  equally likely), relative to the image's own valid area ``h x w``, which becomes
-  ``round(s h) x round(s w)``. Plain bilinear, as mmsegmentation and albumentations do:
-  down to s = 0.5 no pixel of the image goes unseen; below, some do.
+* scale: ``s`` is uniform in ``scale``, relative to the image's own valid area
+  ``h x w``, which becomes ``round(s h) x round(s w)``. Plain bilinear, without
+  antialiasing: down to s = 0.5 no pixel of the image goes unseen; below, some do.
 * crop: where the scaled image is larger than ``out_size`` the crop lies inside it;
   where it is smaller the whole image is placed inside the crop. "random": uniformly,
   by whole pixels; "center" and "top_left" are deterministic.
@@ -30,7 +29,6 @@ What the choices are:
   (from the last one for the first).
 """
 
-import math
 from dataclasses import dataclass
 
 import jax
@@ -79,6 +77,9 @@ class Augment:
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
+        for name in ("out_size", "scale", "blur_sigma", "mean", "std"):
+            # Lists (as from JSON) could not be hashed, nor compared with a tuple.
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("flip", "vertical_flip", "blur", "cutmix"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
@@ -198,7 +199,7 @@ def _coordinate_maps(settings: Augment, draws, size, dtype):
     low, high = settings.scale
     scale = None
     if (low, high) != (1.0, 1.0):
-        scale = jnp.exp(_pick(draws, _SCALE, math.log(low), math.log(high)))
+        scale = _pick(draws, _SCALE, low, high)
     fixed = _CROPS[settings.crop]
 
     def axis_map(axis, flip_probability, operation):
