@@ -50,21 +50,26 @@ def default() -> ConfigDict:
         cache_gb=2.0,  # decoded examples are kept in memory if the split fits
         shapes=_options(
             seed=0,  # of the scenes, apart from the run's seed
-            train_examples=4096,
+            train_examples=3000,
             val_examples=200,
         ),
+        channels=config_dict.placeholder(int),  # of every image; None: the first's
+        mask_values="auto",  # of palette masks: auto | ids | colors
         folder=_options(
             classes_file="classes.json",
             image_dir="images",
             mask_dir="masks",
+            image_suffix="",  # what file names end in before the ending
+            mask_suffix="",
             val_fraction=0.2,  # where neither sub-folders nor list files give splits
             test_fraction=0.0,
-            split_seed=0,
+            seed=0,  # of that split
         ),
         tfds=_options(
-            builder="",  # name[/config][:version], or a prepared directory
+            builder=config_dict.placeholder(str),  # name[/config][:version]
             image_key=config_dict.placeholder(str),  # None: the dataset's known map
             label_key=config_dict.placeholder(str),
+            classes=_any(),  # a classes.json, where the dataset is not a known one
         ),
     )
 
@@ -159,6 +164,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("segmentation",),
     "data.name": ("shapes", "folder", "camvid", "tfds"),
     "data.fit": ("pad", "resize"),
+    "data.mask_values": ("auto", "ids", "colors"),
     "model.like": ("segjax", "smp", "torchvision", "timm", "transformers"),
     "model.norm": ("batch", "group", "layer", "none"),
     "model.dtype": ("float32", "bfloat16", "float64"),
@@ -188,6 +194,8 @@ USED_WHEN: dict[str, tuple[Chosen, str]] = {
     "data.folder": _chosen("data.name", "folder"),
     "data.tfds": _chosen("data.name", "tfds"),
     "data.root": _chosen("data.name", "folder", "camvid", "tfds"),
+    "data.channels": _chosen("data.name", "folder", "tfds"),
+    "data.mask_values": _chosen("data.name", "folder", "tfds"),
     "data.buffer_size": _chosen("data.fit", "pad"),
     "augment.blur_sigma": (lambda c: c.augment.blur > 0, "augment.blur > 0"),
     "loss.class_weights": _chosen(
@@ -357,10 +365,9 @@ def override(config: ConfigDict, overrides: Iterable[str]) -> None:
         *path, last = key.split(".")
         parent = get(config, ".".join(path)) if path else config
         parsed = _parse(key, value, parent.get_type(last))
-        try:
-            parent[last] = parsed
-        except TypeError as error:
-            raise ValueError(f"--config.{key}={value}: it cannot be None") from error
+        if parsed is None and get(default(), key) is not None:
+            raise ValueError(f"--config.{key}={value}: it cannot be None")
+        parent[last] = parsed
 
 
 def load(path: str, overrides: Iterable[str] = ()) -> ConfigDict:

@@ -5,7 +5,7 @@ With the commands, the only reader of a config's keys.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,9 @@ def open_split(config: ConfigDict, split: str) -> Source:
     options = config.data[name].to_dict() if name in config.data else {}
     if name == "shapes":
         options["image_size"] = pair(config.data.image_size)
+    if name in ("folder", "tfds"):
+        options["channels"] = config.data.channels
+        options["mask_values"] = config.data.mask_values
     return open_source(name, split, root=config.data.root, **options)
 
 
@@ -264,13 +267,24 @@ class Parts:
         )
 
 
-def make_parts(config: ConfigDict, spec: LabelSpec, pre: Preprocessing) -> Parts:
-    """Mesh, model and loss for a config and what its data is like."""
+def make_parts(
+    config: ConfigDict,
+    spec: LabelSpec,
+    pre: Preprocessing,
+    devices: Sequence[jax.Device] | None = None,
+) -> Parts:
+    """Mesh, model and loss for a config and what its data is like.
+
+    ``devices`` None: the config's mesh over all; else these, whatever it says.
+    """
     if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
         raise ValueError(
             "config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment"
         )
-    mesh = make_mesh(config)
+    if devices is None:
+        mesh = make_mesh(config)
+    else:
+        mesh = sharding.make_mesh(devices=devices)
     model = make_model(config, spec.num_classes, pre.channels, sharding.platform(mesh))
     return Parts(config, spec, pre, mesh, model, make_loss(config, spec))
 
@@ -282,7 +296,11 @@ def save_description(workdir: Path, parts: Parts) -> None:
     (workdir / "labels.json").write_text(json.dumps(labels, indent=2) + "\n")
 
 
-def load_parts(workdir: Path, overrides: list[str]) -> Parts:
+def load_parts(
+    workdir: Path,
+    overrides: list[str],
+    devices: Sequence[jax.Device] | None = None,
+) -> Parts:
     """The parts of the run in a workdir.
 
     Raises:
@@ -296,7 +314,7 @@ def load_parts(workdir: Path, overrides: list[str]) -> Parts:
     configs.validate(config)
     labels = json.loads((workdir / "labels.json").read_text())
     pre = Preprocessing.from_dict(labels["preprocessing"])
-    return make_parts(config, LabelSpec.from_dict(labels), pre)
+    return make_parts(config, LabelSpec.from_dict(labels), pre, devices)
 
 
 def train_batches(parts: Parts, source: Source, start_step: int) -> Iterator[Batch]:

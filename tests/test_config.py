@@ -1,0 +1,123 @@
+"""Configs: what is loaded, overridden and refused, and with which words."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from segjax import config as configs
+from segjax import losses, optim
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+QUICK = str(CONFIGS / "resnet_unet.py")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_file_is_valid_and_survives_json(path):
+    config = configs.load(str(path))
+    stored = json.loads(configs.to_json(config))
+    assert configs.differences(configs.from_json(json.dumps(stored)), config) == {}
+    assert "python -m segjax.main --config" in path.read_text()
+
+
+def test_overrides_reach_the_config_with_their_types():
+    config = configs.load(
+        QUICK,
+        [
+            "--config.optim.lr=1",
+            "--config.data.image_size=(97, 131)",
+            "--config.steps=None",
+            "--config.epochs=2",
+            "--config.model.remat=true",
+            "--config.data.batch_size=4",
+            "--config.optim.lr_multipliers.encoder/*=0.1",
+        ],
+    )
+    assert config.optim.lr == 1.0 and isinstance(config.optim.lr, float)
+    assert config.data.image_size == (97, 131)
+    assert config.steps is None and config.epochs == 2.0
+    assert config.model.remat is True
+    assert config.optim.lr_multipliers.to_dict() == {"encoder/*": 0.1}
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["optim.lrr=1"], r"optim\.lrr is not a key .*did you mean optim\.lr\?"),
+        (["optim.lr"], r"--config\.optim\.lr has no value"),
+        (["optim.lr=fast"], r"optim\.lr=fast must be of type float"),
+        (["optim.lr=None"], r"optim\.lr=None: it cannot be None"),
+        (["data.name=camvd"], r"not one of shapes, .*did you mean camvid\?"),
+        (["epochs=2"], r"config\.steps and config\.epochs are both set"),
+        (["steps=None"], r"neither config\.steps nor config\.epochs"),
+        (["optim.momentum=0.5"], r"optim\.momentum=0\.5 is not used.*sgd or lars"),
+        (["data.root=/x"], r"data\.root='/x' is not used.*folder or camvid or tfds"),
+        (["data.folder.mask_dir=y"], r"data\.folder\.mask_dir.*data\.name = folder"),
+        (["loss.focal_gamma=1.0"], r"loss\.focal_gamma=1\.0 is not used.*focal"),
+        (["data.batch_size=0"], r"data\.batch_size=0 must be positive"),
+        (["optim.accumulate=3"], r"accumulate=3 does not divide .*batch_size=16"),
+        (["optim.warmup_steps=900"], r"warmup_steps=900 leaves nothing"),
+        (["data.image_size=(1,2,3)"], r"image_size=\(1, 2, 3\) must be an int or"),
+        (["augment.scale=(2.0,1.0)"], r"augment\.scale=.* 0 < low <= high"),
+    ],
+)
+def test_a_bad_override_is_one_line_that_says_what_to_write(overrides, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        configs.load(QUICK, [f"--config.{o}" for o in overrides])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("config.optim.lrate = 1.0", "lrate is not a key .*did you mean lr"),
+        ("config.optim.lr = 'x'", "TypeError.*lr"),
+        ("return 3", "must return a ConfigDict"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_mistake_in_a_config_file_names_the_file(tmp_path, body, message):
+    path = tmp_path / "bad.py"
+    path.write_text(
+        "from segjax.config import default\n"
+        f"def get_config():\n    config = default()\n    {body}\n    return config\n"
+    )
+    with pytest.raises(ValueError, match=f"bad.py: .*{message}|{message}") as caught:
+        configs.load(str(path))
+    assert "bad.py" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_config_file_is_named():
+    with pytest.raises(ValueError, match="nowhere.py: there is no such file"):
+        configs.load("nowhere.py")
+
+
+def test_the_table_of_used_keys_agrees_with_losses_and_optimizers():
+    config = configs.default()
+    for name, options in losses.OPTIONS.items():
+        config.loss.name = name
+        for option in options:
+            rule = configs.USED_WHEN.get(f"loss.{option}")
+            assert rule is not None and rule[0](config), (name, option)
+        for key, (used, _) in configs.USED_WHEN.items():
+            if key.startswith("loss."):
+                assert used(config) == (key.removeprefix("loss.") in options), key
+    for name, options in optim.OPTIONS.items():
+        config.optim.name = name
+        for key in ("momentum", "nesterov", "betas", "eps"):
+            assert configs.USED_WHEN[f"optim.{key}"][0](config) == (key in options)
+    for name, options in optim.SCHEDULES.items():
+        config.optim.schedule = name
+        for key in ("power", "end_factor"):
+            assert configs.USED_WHEN[f"optim.{key}"][0](config) == (key in options)
+
+
+def test_a_stored_config_with_an_unknown_key_is_refused():
+    text = json.dumps({"optim": {"rate": 1}})
+    with pytest.raises(ValueError, match=r"config\.json: optim\.rate is unknown"):
+        configs.from_json(text)
+
+
+def test_differences_name_both_values():
+    ours, theirs = configs.load(QUICK), configs.load(QUICK, ["--config.optim.lr=.5"])
+    assert configs.differences(ours, theirs) == {"optim.lr": (ours.optim.lr, 0.5)}
