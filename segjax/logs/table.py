@@ -16,6 +16,7 @@ def class_table(summary: Mapping[str, Any], console: Any = None) -> Any:
       The ``rich.table.Table``.
     """
     from rich.table import Table
+    from rich.text import Text
 
     columns = [
         ("IoU", "iou_per_class", summary["miou"]),
@@ -30,11 +31,11 @@ def class_table(summary: Mapping[str, Any], console: Any = None) -> Any:
         table.add_column(title, footer=_percent(mean, ""), justify="right")
     for name in summary["iou_per_class"]:
         cells = [_percent(summary[key][name]) for _, key, _ in columns]
-        table.add_row(str(name), *cells)
+        table.add_row(Text(name), *cells)  # [a] in a name is no markup
     notes = [f"pixel accuracy {_percent(summary['pixel_accuracy'])}"]
     if summary.get("absent_classes"):
         notes.append(f"absent, not counted: {', '.join(summary['absent_classes'])}")
-    table.caption = "; ".join(notes)
+    table.caption = Text("; ".join(notes))
     if console is not None:
         console.print(table)
     return table

@@ -68,7 +68,7 @@ class Logs:
         self._bar: tuple[Any, Any] | None = None
         self._purge_step: int | None = None
         self._first: tuple[int, float] | None = None
-        self._last: dict[str, Any] = {}
+        self._shown: dict[str, Any] = {}
         if primary:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._rewrite(lambda line: True)
@@ -89,10 +89,9 @@ class Logs:
         values = plain(scalars)
         self._line({"step": step, "split": "train", **values})
         self._scalars("train", step, values)
+        self._show(values)
         if self.primary and not self.console.is_terminal:
-            self.console.print(
-                self._text(step, {**self._last, **values}), highlight=False
-            )
+            self.console.print(self._text(step), highlight=False)
 
     def evaluation(
         self,
@@ -110,7 +109,7 @@ class Logs:
         self._scalars(f"{split}/iou", step, shown)
         if (writer := self._writer()) is not None:
             writer.flush()
-        self._last["miou"] = values.get("miou")
+        self._show({f"{split} mIoU": values.get("miou")})
         self.info(
             f"step {step}  {split} mIoU {_number(values.get('miou'))}  "
             f"pixel accuracy {_number(values.get('pixel_accuracy'))}"
@@ -140,18 +139,16 @@ class Logs:
         miou: float | None = None,
         images_per_s: float | None = None,
     ) -> None:
-        """Move the bar; values that are None stay as they were."""
+        """Move the bar; it shows the last values given here or to another method."""
         if not self.primary:
             return
-        fresh = {"loss": loss, "miou": miou, "images_per_s": images_per_s}
-        self._last.update({k: v for k, v in fresh.items() if v is not None})
+        self._show({"loss": loss, "miou": miou, "images_per_s": images_per_s})
         if self._first is None:
             self._first = (step, time.monotonic())
-        if not self.console.is_terminal:
-            return
-        self._bar = self._bar or self._start_bar()
-        bar, task = self._bar
-        bar.update(task, completed=step, text=self._text(step, self._last))
+        if self.console.is_terminal:
+            self._bar = self._bar or self._start_bar()
+            bar, task = self._bar
+            bar.update(task, completed=step, text=self._text(step))
 
     def close(self) -> None:
         """Take the bar away, and close the files."""
@@ -176,13 +173,19 @@ class Logs:
         bar.start()
         return bar, task
 
-    def _text(self, step: int, values: Mapping[str, Any]) -> str:
+    def _show(self, values: Mapping[str, Any]) -> None:
+        self._shown |= {k: v for k, v in values.items() if v is not None}
+
+    def _text(self, step: int) -> str:
+        shown = self._shown
         parts = [f"step {step}/{self._total_steps}"]
-        for title, key, digits in (("loss", "loss", 4), ("mIoU", "miou", 4)):
-            if values.get(key) is not None:
-                parts.append(f"{title} {float(values[key]):.{digits}f}")
-        if values.get("images_per_s") is not None:
-            parts.append(f"{float(values['images_per_s']):.1f} images/s")
+        if "loss" in shown:
+            parts.append(f"loss {shown['loss']:.4f}")
+        if "miou" in shown:
+            parts.append(f"mIoU {shown['miou']:.4f}")
+        parts += [f"{k} {v:.4f}" for k, v in shown.items() if k.endswith(" mIoU")]
+        if "images_per_s" in shown:
+            parts.append(f"{shown['images_per_s']:.1f} images/s")
         if (left := self._seconds_left(step)) is not None:
             parts.append(f"{_clock(left)} left")
         return "  ".join(parts)
