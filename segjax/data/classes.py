@@ -122,7 +122,7 @@ def _id(value: Any, key: str) -> int:
 def _color(value: Any) -> Color:
     if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
         value = list(bytes.fromhex(value[1:]))
-    if not isinstance(value, list) or len(value) != 3:
+    if not isinstance(value, list | tuple) or len(value) != 3:
         raise ValueError(f"color {value!r} is neither [r, g, b] nor '#rrggbb'")
     red, green, blue = (_id(v, "the colour value") for v in value)
     return red, green, blue

@@ -21,8 +21,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from segjax.batch import IGNORE
 from segjax.data.classes import read_classes
-from segjax.data.files import EXTENSIONS
+from segjax.data.files import EXTENSIONS, read_mask
 from segjax.data.pairs import Pair, Pairs
 
 STANDARD = ("train", "val", "test")
@@ -105,6 +108,23 @@ class Folder(Pairs):
         pairs = find_pairs(folder, split, layout)
         super().__init__(
             pairs, spec, channels=channels, colors=colors, mask_values=mask_values
+        )
+        claimed = IGNORE in dict(spec.remap) or IGNORE in spec.ignore
+        if spec.num_classes == 2 and not claimed:
+            masks = [pair.mask for pair in pairs[:4]]
+            _check_black_and_white(
+                masks, [read_mask(mask, colors, mask_values) for mask in masks]
+            )
+
+
+def _check_black_and_white(paths: Sequence[Path], masks: Sequence[np.ndarray]):
+    """Two-class masks painted black and white, whose white would be ignored."""
+    ids = {int(i) for mask in masks for i in np.unique(mask)}
+    if IGNORE in ids <= {0, IGNORE}:
+        raise ValueError(
+            f"{paths[0]}: the ids are 0 and 255 where the two classes are 0 and 1, and "
+            '255 means ignored: give the second class "id": 255 in classes.json, or '
+            "list 255 under 'ignore' if it is meant so"
         )
 
 

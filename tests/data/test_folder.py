@@ -203,6 +203,28 @@ def test_palette_mask_by_colours(root):
     np.testing.assert_array_equal(by_color, ids_of("a"))
 
 
+def test_black_and_white_masks_do_not_become_ignored(root):
+    (root / "classes.json").write_text('["background", "object"]')
+    ids = ids_of("a") % 2
+    for mode in ("L", "RGB"):
+        write(root / "images" / "a.png", ids)
+        image = Image.fromarray(ids * 255).convert(mode)
+        (root / "masks").mkdir(exist_ok=True)
+        image.save(root / "masks" / "a.png")
+        with pytest.raises(
+            ValueError, match=r'a\.png: the ids are 0 and 255 .*"id": 255'
+        ):
+            Folder(root, "train", val_fraction=0.0)
+    claimed = [{"name": "background", "id": 0}, {"name": "object", "id": 255}]
+    for value, want in (
+        (claimed, ids),
+        ({"classes": ["background", "object"], "ignore": [255]}, ids * 255),
+    ):
+        (root / "classes.json").write_text(json.dumps(value))
+        got = Folder(root, "train", val_fraction=0.0)[0]["label"]
+        np.testing.assert_array_equal(got, want)
+
+
 def test_classes_forms():
     spec, colors = parse_classes(["a", "b"])
     assert spec.names == ("a", "b") and not colors and not spec.remap
