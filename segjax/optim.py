@@ -8,6 +8,7 @@ A parameter's path is its keys joined by "/", such as "encoder/layer1_0/conv1/ke
 import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -72,13 +73,27 @@ def make_schedule(
     if name == "constant":
         main = optax.schedules.constant_schedule(lr)
     elif name == "poly":
-        main = optax.schedules.polynomial_schedule(lr, end_factor * lr, power, rest)
+        main = partial(_poly, lr=lr, steps=rest, power=power, end_factor=end_factor)
     else:
         main = optax.schedules.cosine_decay_schedule(lr, rest, alpha=end_factor)
     if not warmup_steps:
         return main
     climb = optax.schedules.linear_schedule(lr / (warmup_steps + 1), lr, warmup_steps)
     return optax.schedules.join_schedules([climb, main], [warmup_steps])
+
+
+def _poly(
+    step: jax.typing.ArrayLike,
+    *,
+    lr: float,
+    steps: int,
+    power: float,
+    end_factor: float,
+) -> jax.Array:
+    # Not optax's: under jit XLA rounds its 1 - t / T to just below 0 at t = T for some
+    # T, and the power of that is NaN.
+    left = jnp.clip(1 - jnp.asarray(step) / steps, 0, 1)
+    return lr * (end_factor + (1 - end_factor) * left**power)
 
 
 def make_optimizer(

@@ -125,14 +125,19 @@ def _jaccard_slope(error: jax.Array, hit: jax.Array) -> jax.Array:
     I / (U (U - 1)): no differences of nearly equal numbers. A second sort takes the
     slopes back to the pixels' places (a scatter is slow on TPUs).
     """
+    integer = jnp.int32 if error.dtype.itemsize == 4 else jnp.int64
+    # Floats >= 0 sort as their bit patterns do, several times faster on CPUs. The
+    # place breaks ties, so that every device count sorts alike, and carries `hit`.
+    key = -lax.bitcast_convert_type(error, integer)
+    key = jnp.where(error < 0, jnp.iinfo(integer).max, key)
     place = lax.broadcasted_iota(jnp.int32, error.shape, error.ndim - 1)
-    _, order, true = lax.sort(
-        (-error, place, hit.astype(jnp.int32)), dimension=-1, num_keys=1
-    )
+    packed = 2 * place + hit
+    packed = lax.sort((key, packed), dimension=-1, num_keys=2, is_stable=False)[1]
+    true = packed % 2
     lost = jnp.cumsum(true, axis=-1)
     pixels = lost[..., -1:]
     right = (pixels - lost).astype(error.dtype)
     union = jnp.maximum(pixels + place + 1 - lost, 1).astype(error.dtype)
     false_slope = right / (union * jnp.maximum(union - 1, 1))
     slope = jnp.where(true > 0, 1 / union, false_slope)
-    return lax.sort((order, slope), dimension=-1, num_keys=1)[1]
+    return lax.sort((packed, slope), dimension=-1, num_keys=1, is_stable=False)[1]

@@ -54,13 +54,22 @@ def softmax_cross_entropy(
     return _cross_entropy(logits, labels, class_weights, label_smoothing)
 
 
-def _weights(class_weights, logits):
+def _class_weights(class_weights, logits):
     """float[1, ..., 1, K]: the class weights, ready to be broadcast."""
+    weights = jnp.asarray(class_weights, reduce_dtype(logits.dtype))
+    return weights.reshape((1,) * (logits.ndim - 1) + (logits.shape[-1],))
+
+
+def _shares(logits, labels, class_weights, label_smoothing):
+    """float[...] each: the weight of the true class's cost, and that of the mean."""
+    valid = labels != IGNORE
     dtype = reduce_dtype(logits.dtype)
-    shape = (1,) * (logits.ndim - 1) + (logits.shape[-1],)
+    even = jnp.where(valid, jnp.asarray(label_smoothing, dtype), 0)
     if class_weights is None:
-        return jnp.ones(shape, dtype)
-    return jnp.asarray(class_weights, dtype).reshape(shape)
+        return jnp.where(valid, jnp.asarray(1 - label_smoothing, dtype), 0), even
+    weights = _class_weights(class_weights, logits) * (1 - label_smoothing)
+    hit = is_class(labels, logits.shape[-1])
+    return jnp.sum(jnp.where(hit, weights, 0), axis=-1), even
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -69,35 +78,42 @@ def _cross_entropy(logits, labels, class_weights, label_smoothing):
 
 
 def _forward(logits, labels, class_weights, label_smoothing):
+    # Only [...]-shaped numbers leave a reduction: XLA:CPU then fuses each of the three
+    # passes over the logits and stores no array of their size.
     x = logits.astype(reduce_dtype(logits.dtype))
+    maximum = jnp.max(x, axis=-1)
+    z = x - maximum[..., None]
     # log(sum) and the maximum are kept apart: their sum would swallow the bits of the
     # former when logits are large.
-    maximum = jnp.max(x, axis=-1, keepdims=True)
-    z = x - maximum
-    log_sum = jnp.log(jnp.sum(jnp.exp(z), axis=-1, keepdims=True))
-    cost = log_sum - z
-    if class_weights is not None:
-        cost = cost * _weights(class_weights, logits)
-    hit = is_class(labels, logits.shape[-1])
-    loss = jnp.sum(jnp.where(hit, cost, 0), axis=-1)
+    log_sum = jnp.log(jnp.sum(jnp.exp(z), axis=-1))
+    true = jnp.sum(jnp.where(is_class(labels, x.shape[-1]), z, 0), axis=-1)
+    share, even = _shares(logits, labels, class_weights, label_smoothing)
+    loss = share * (log_sum - true)
     if label_smoothing:
-        loss = (1 - label_smoothing) * loss + label_smoothing * jnp.mean(cost, axis=-1)
-        loss = jnp.where(labels == IGNORE, 0, loss)
+        if class_weights is None:
+            mean = log_sum - jnp.mean(z, axis=-1)
+        else:
+            weights = _class_weights(class_weights, logits)
+            mean = log_sum * jnp.mean(weights) - jnp.mean(weights * z, axis=-1)
+        loss = loss + even * mean
     return loss, (logits, labels, maximum, log_sum)
 
 
 def _backward(class_weights, label_smoothing, residuals, g):
     logits, labels, maximum, log_sum = residuals
     x = logits.astype(reduce_dtype(logits.dtype))
-    probability = jnp.exp((x - maximum) - log_sum)
-    weights = _weights(class_weights, logits)
-    target = jnp.where(is_class(labels, logits.shape[-1]), weights, 0)
+    probability = jnp.exp((x - maximum[..., None]) - log_sum[..., None])
+    share, even = _shares(logits, labels, class_weights, label_smoothing)
+    hit = is_class(labels, x.shape[-1])
+    slope = jnp.where(hit, probability - 1, probability) * (share * g)[..., None]
     if label_smoothing:
-        even = label_smoothing / logits.shape[-1]
-        target = (1 - label_smoothing) * target + even * weights
-    slope = probability * jnp.sum(target, axis=-1, keepdims=True) - target
-    # A select, not a product: an ignored pixel's gradient is 0 whatever its logits.
-    slope = jnp.where((labels == IGNORE)[..., None], 0, slope * g[..., None])
+        even = (even * g)[..., None]
+        if class_weights is None:
+            slope = slope + even * (probability - 1 / x.shape[-1])
+        else:
+            weights = _class_weights(class_weights, logits)
+            mean = weights / x.shape[-1]
+            slope = slope + even * (probability * jnp.mean(weights) - mean)
     return slope.astype(logits.dtype), None
 
 
