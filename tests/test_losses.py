@@ -494,7 +494,7 @@ def test_dice_tversky_and_lovasz_as_segmentation_models_pytorch():
     losses = require_parity("segmentation_models_pytorch.losses")
     logits, labels = batch(15)  # every class occurs, which its mean assumes
     assert set(np.unique(labels)) == {0, 1, 2, 3, 255}
-    x = torch.tensor(logits).permute(0, 3, 1, 2)
+    x = torch.tensor(logits, dtype=torch.float32).permute(0, 3, 1, 2)
     y = torch.tensor(labels)
     options = {"mode": "multiclass", "ignore_index": 255}
     theirs = [
