@@ -29,7 +29,7 @@ SPEC = LabelSpec(
 )
 
 # How often an object is of class 2, 3, ...: uneven, as in real data.
-_FREQUENCY = np.array([0.24, 0.22, 0.17, 0.13, 0.12, 0.12])
+_FREQUENCY = np.array([0.24, 0.2, 0.16, 0.14, 0.14, 0.12])
 _POLE = 7
 _STAR_INNER = 0.45  # inner radius of a star over its outer radius
 _RING_WIDTH = 0.022  # of the IGNORE ring, over the image's shorter side
@@ -108,18 +108,17 @@ def render(
     x = ((np.arange(width, dtype=np.float32) + 0.5) / unit)[None, :]
     image, label = _backdrop(rng, y, x, unit)
     area = height * width / unit**2
-    for _ in range(rng.poisson(5.0 * area) + 2):
+    for _ in range(rng.poisson(3.5 * area) + 2):
         _draw(rng, image, label, y, x, unit)
     image += rng.normal(0.0, 0.02, image.shape).astype(np.float32)
     return np.clip(image * 255.0 + 0.5, 0, 255).astype(np.uint8), label
 
 
 def _colours(rng: np.random.Generator, contrast: float) -> np.ndarray:
-    """float32[2, 3]: two colours about ``contrast`` apart, from one distribution."""
-    base = rng.uniform(0.15, 0.85, 3)
-    step = rng.normal(size=3)
-    step *= contrast / np.linalg.norm(step)
-    return np.stack([base - step / 2, base + step / 2]).astype(np.float32)
+    """float32[2, 3]: a darker and a lighter colour, from one distribution for all."""
+    base = rng.uniform(0.2, 0.8, 3)
+    step = contrast / 2 + rng.normal(0.0, 0.08, 3)
+    return np.stack([base - step, base + step]).astype(np.float32)
 
 
 def _mix(colours: np.ndarray, amount: np.ndarray) -> np.ndarray:
@@ -130,11 +129,11 @@ def _mix(colours: np.ndarray, amount: np.ndarray) -> np.ndarray:
 def _backdrop(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, unit: int):
     """A smooth wall above a grainy floor; the edge between them is a slow wave."""
     a, b, c = rng.uniform(-1, 1, 3)
-    wall = _mix(_colours(rng, 0.35), 0.5 + 0.5 * np.sin(3 * a * x + 3 * b * y + 6 * c))
+    wall = _mix(_colours(rng, 0.2), 0.5 + 0.5 * np.sin(3 * a * x + 3 * b * y + 6 * c))
     # The grain has cells of a fixed part of the scene, so that it scales with it.
     cells = rng.uniform(0, 1, (48, 48)).astype(np.float32)
     rows, columns = (y[:, 0] * 24).astype(int) % 48, (x[0] * 24).astype(int) % 48
-    floor = _mix(_colours(rng, 0.6), cells[rows[:, None], columns[None, :]])
+    floor = _mix(_colours(rng, 0.4), cells[rows[:, None], columns[None, :]])
     top, tilt, wave, phase = rng.uniform((0.35, -0.2, 0.0, 0.0), (0.8, 0.2, 0.06, 6.3))
     horizon = y[-1, 0] * top + tilt * (x - x.mean()) + wave * np.sin(5 * x + phase)
     below = np.clip((y - horizon) * unit + 0.5, 0, 1)
@@ -147,12 +146,12 @@ def _disk(u, v, r):
 
 
 def _square(u, v, r):
-    return np.maximum(np.abs(u), np.abs(v)) - 0.85 * r
+    return np.maximum(np.abs(u), np.abs(v)) - 0.8 * r
 
 
 def _triangle(u, v, r):
     side = 0.8660254 * np.abs(u) - 0.5 * v
-    return np.maximum(side, v) - 0.5 * r
+    return np.maximum(side, v) - 0.55 * r
 
 
 def _star(u, v, r):
@@ -185,7 +184,7 @@ def _texture(kind: int, u: np.ndarray, v: np.ndarray, r: float) -> np.ndarray:
     if kind == 4:  # checks
         return np.clip(0.5 + 2.0 * np.sin(50 * u) * np.sin(50 * v), 0, 1)
     if kind == 5:  # light in the middle
-        return np.clip(1.2 - 1.5 * np.hypot(u, v) / r, 0, 1)
+        return np.clip(1.2 - 1.1 * np.hypot(u, v) / r, 0, 1)
     if kind == 6:  # segments
         return np.clip(0.5 + 1.5 * np.sin(6 * np.arctan2(u, v)), 0, 1)
     return np.clip(0.5 + 1.5 * np.sin(40 * v), 0, 1)  # bands
@@ -195,9 +194,9 @@ def _draw(rng, image, label, y, x, unit):
     """Put one random object in front of the scene, in place."""
     kind = 2 + int(np.searchsorted(np.cumsum(_FREQUENCY), rng.uniform()))
     kind = min(kind, _POLE)
-    radius, row, column = rng.uniform((0.09, 0.0, 0.0), (0.2, y[-1, 0], x[0, -1]))
-    angle = rng.uniform(0, 2 * np.pi) if kind != _POLE else rng.uniform(-0.6, 0.6)
-    colours = _colours(rng, 0.6)
+    radius, row, column = rng.uniform((0.12, 0.0, 0.0), (0.22, y[-1, 0], x[0, -1]))
+    angle = rng.uniform(-0.4, 0.4)
+    colours = _colours(rng, 0.5)
     reach = 3.2 * radius if kind == _POLE else 1.05 * radius
     reach += 2 * _RING_WIDTH
     rows = slice(*np.searchsorted(y[:, 0], (row - reach, row + reach)))
