@@ -94,7 +94,7 @@ class LabelSpec:
         if (label < 0).any():
             ids, counts = np.unique(mask[label < 0], return_counts=True)
             found = ", ".join(
-                f"id {i} ({n} pixel{'s' * (n != 1)})"
+                f"id {i} ({n} pixel{'s' * int(n != 1)})"
                 for i, n in zip(ids, counts, strict=True)
             )
             raise ValueError(

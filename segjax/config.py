@@ -84,7 +84,7 @@ def default() -> ConfigDict:
         hue=0.0,  # turns of the colour circle, uniform in +-, RGB only
         blur=0.0,  # probability of a Gaussian blur
         blur_sigma=(0.1, 2.0),  # px
-        cutmix=0.0,  # probability that a batch is mixed
+        cutmix=0.0,  # probability that a box of another example is pasted in
     )
 
     config.model = _options(

@@ -94,7 +94,8 @@ def summarize(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     are means over the classes that have a value; ``fwiou`` weighs the IoU by T / N
     (Long et al. 2015, https://arxiv.org/abs/1411.4038); ``pixel_accuracy`` is
     sum TP / N. What has no value (a class in neither truth nor prediction, anything
-    when all pixels are ignored) is None. ``absent_classes`` names the classes that have
+    when all pixels are ignored) is None. ``share_per_class`` is T / N.
+    ``absent_classes`` names the classes that have
     no IoU; ``pixels`` is N.
     """
     matrix = np.asarray(matrix)
@@ -123,6 +124,7 @@ def summarize(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
         "iou_per_class": per_class(iou),
         "accuracy_per_class": per_class(accuracy),
         "dice_per_class": per_class(dice),
+        "share_per_class": per_class(_ratio(truth, np.full_like(truth, pixels))),
         "absent_classes": [n for n, v in zip(names, iou, strict=True) if np.isnan(v)],
         "pixels": pixels,
     }

@@ -291,9 +291,14 @@ def make_parts(
 
 def save_description(workdir: Path, parts: Parts) -> None:
     """Write config.json and labels.json: with them a workdir needs no dataset."""
-    (workdir / "config.json").write_text(configs.to_json(parts.config) + "\n")
     labels = parts.spec.to_dict() | {"preprocessing": parts.pre.to_dict()}
-    (workdir / "labels.json").write_text(json.dumps(labels, indent=2) + "\n")
+    texts = {"labels.json": json.dumps(labels, indent=2)}
+    # The config last: where it is, the workdir is one to resume.
+    texts["config.json"] = configs.to_json(parts.config)
+    for name, text in texts.items():
+        temporary = workdir / f"{name}.tmp"
+        temporary.write_text(text + "\n")
+        temporary.replace(workdir / name)
 
 
 def load_parts(

@@ -97,7 +97,9 @@ def _forward(model: nn.Module, loss: Loss, aux_weight: float, counts, dropout_ke
     return forward
 
 
-def _gradients(forward, state: TrainState, images, labels, accumulate: int, classes):
+def _gradients(
+    forward, state: TrainState, images, labels, accumulate: int, classes, platform
+):
     """Loss, gradients, batch statistics and confusion matrix of the global batch.
 
     With ``accumulate`` > 1 the batch is cut into that many parts, one after the other.
@@ -109,14 +111,14 @@ def _gradients(forward, state: TrainState, images, labels, accumulate: int, clas
         (value, (stats, logits)), grads = grad(
             state.params, state.batch_stats, images, labels
         )
-        matrix = confusion_matrix(jnp.argmax(logits, -1), labels, classes)
+        matrix = confusion_matrix(jnp.argmax(logits, -1), labels, classes, platform)
         return value, grads, stats, matrix
 
     def part(carry, batch):
         value, grads, stats, matrix = carry
         images, labels = batch
         (v, (stats, logits)), g = grad(state.params, stats, images, labels)
-        matrix += confusion_matrix(jnp.argmax(logits, -1), labels, classes)
+        matrix += confusion_matrix(jnp.argmax(logits, -1), labels, classes, platform)
         return (value + v, jax.tree.map(jnp.add, grads, g), stats, matrix), None
 
     # Part i takes every accumulate-th example: each device keeps its own rows.
@@ -160,6 +162,8 @@ def make_train_step(
     as the network saw it).
     """
 
+    platform = sharding.platform(mesh)
+
     def train_step(state: TrainState, batch):
         key = jax.random.fold_in(stream_key(seed, "augment"), state.step)
         images, labels = augment_batch(
@@ -171,7 +175,7 @@ def make_train_step(
         dropout_key = jax.random.fold_in(stream_key(seed, "dropout"), state.step)
         forward = _forward(model, loss, aux_weight, loss.counts(labels), dropout_key)
         value, grads, stats, matrix = _gradients(
-            forward, state, images, labels, accumulate, num_classes
+            forward, state, images, labels, accumulate, num_classes, platform
         )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -180,8 +184,8 @@ def make_train_step(
             ema = ema_update(ema, params, ema_decay, state.step)
         metrics = {
             "loss": value,
-            "gradient_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
+            "gradient_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
             "confusion": matrix,
         }
         new_state = TrainState(
@@ -220,6 +224,8 @@ def make_eval_step(
     the batch's valid pixels, ``prediction`` uint8 [B, Hl, Wl].
     """
 
+    platform = sharding.platform(mesh)
+
     def eval_step(variables, batch):
         images = prepare_eval(batch["image"], batch["size"], mean, std)
         images = jax.lax.with_sharding_constraint(
@@ -233,7 +239,7 @@ def make_eval_step(
         label = batch["label"].astype(jnp.int32)
         prediction = jnp.argmax(logits, -1)
         return {
-            "confusion": confusion_matrix(prediction, label, num_classes),
+            "confusion": confusion_matrix(prediction, label, num_classes, platform),
             "loss": loss.value(logits, label),
             "prediction": prediction.astype(jnp.uint8),
         }

@@ -272,11 +272,14 @@ class Run:
             self.logs.progress(self.step)
             if self.step < self.total:
                 batch = next(feed)
-            if self.step % self.config.logs.every == 0 or self.step == self.total:
+            # A line before each save too: a window that a checkpoint cuts in two
+            # would read differently after a resume.
+            saving = self.step in self.save_steps
+            if self.step % self.config.logs.every == 0 or saving:
                 self.log()
             if self.step in self.eval_steps:
                 self.evaluate()
-            if self.step in self.save_steps:
+            if saving:
                 self.save()
         self.checkpoints.wait()
 

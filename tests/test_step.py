@@ -1,0 +1,219 @@
+"""The steps: against PyTorch's own step, across meshes, accumulated, averaged."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from segjax import models, sharding, weights
+from segjax import step as steps
+from segjax.augment import Augment
+from segjax.batch import IGNORE
+from segjax.losses import build_loss
+from segjax.optim import make_optimizer
+from tests.golden import inputs
+from tests.golden.make_one_step import PATH
+from tests.requirements import require_parity
+
+CLASSES = 5
+
+
+class Tiny(nn.Module):
+    """Convolution, batch norm, convolution: small enough to compile many times."""
+
+    norm: bool = True
+    dtype: type = jnp.float64
+
+    @nn.compact
+    def __call__(self, image, *, train=False):
+        x = nn.Conv(8, (3, 3), dtype=self.dtype, param_dtype=self.dtype)(image)
+        if self.norm:
+            x = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.9,
+                dtype=self.dtype,
+                param_dtype=self.dtype,
+            )(x)
+        x = nn.Conv(128, (3, 3), dtype=self.dtype, param_dtype=self.dtype)(nn.relu(x))
+        x = nn.Conv(CLASSES, (3, 3), dtype=self.dtype, param_dtype=self.dtype)(x)
+        self.sow("auxiliary", "first", x[..., :CLASSES] * 0.5)
+        return x
+
+
+def make_batch(examples=8, size=16, seed=0):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, CLASSES, (examples, size, size)).astype(np.uint8)
+    for row in range(examples):  # uneven: each example ignores another share
+        label[row, : row * size // examples] = IGNORE
+    return {
+        "image": rng.normal(size=(examples, size, size, 3)).astype(np.float32),
+        "label": label,
+        "size": np.full((examples, 2), size, np.int32),
+    }
+
+
+def run(model, mesh, count, *, augment=None, tx=None, batches=None, **options):
+    """``count`` steps from the same start; (state, [metrics]) as NumPy."""
+    tx = tx or make_optimizer("adamw", 1e-2, weight_decay=1e-2)
+    size = 16
+
+    def init(key):
+        return steps.init_state(
+            model, tx, key, (size, size, 3), ema="ema_decay" in options, dtype=float
+        )
+
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = sharding.state_sharding(shapes, mesh)
+    state = jax.jit(init, out_shardings=shardings)(jax.random.key(3))
+    train_step = steps.make_train_step(
+        model,
+        tx,
+        build_loss("cross_entropy"),
+        augment or Augment((size, size)),
+        mesh,
+        shardings,
+        num_classes=CLASSES,
+        seed=1,
+        dtype=float,
+        **options,
+    )
+    metrics = []
+    for step in range(count):
+        batch = (batches or make_batch)(seed=step)
+        state, out = train_step(state, sharding.to_devices(batch, mesh))
+        metrics.append(jax.device_get(out))
+    return jax.device_get(state), metrics
+
+
+def assert_close(a, b, tolerance):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+def test_one_step_equals_the_same_step_in_pytorch():
+    expected = json.loads(PATH.read_text())
+    with jax.enable_x64(True):
+        model = models.build(
+            "resnet18", "unet", inputs.CLASSES, param_dtype=jnp.float64, platform="cpu"
+        )
+        image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float64)
+        zeros = jax.tree.map(
+            lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(model.init, jax.random.key(0), image),
+        )
+        named = weights.to_torch(model, zeros, "smp")
+        source = {name: inputs.tensor(name, v.shape) for name, v in named.items()}
+        variables = weights.load_torch(model, source)
+        mesh = sharding.make_mesh(devices=jax.devices()[:1])
+        tx = make_optimizer("adamw", inputs.LR, weight_decay=inputs.WEIGHT_DECAY)
+        params = jax.tree.map(jnp.asarray, variables["params"])
+        state = steps.TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=jax.tree.map(jnp.asarray, variables["batch_stats"]),
+            opt_state=tx.init(params),
+        )
+        train_step = steps.make_train_step(
+            model,
+            tx,
+            build_loss("cross_entropy"),
+            Augment((64, 64)),
+            mesh,
+            sharding.state_sharding(state, mesh),
+            num_classes=inputs.CLASSES,
+            seed=0,
+            dtype=jnp.float64,
+        )
+        images, labels = inputs.batch()
+        batch = {"image": images, "label": labels, "size": np.full((4, 2), 64, "i4")}
+        state, metrics = train_step(state, sharding.to_devices(batch, mesh))
+        for key in ("loss", "gradient_norm", "update_norm"):
+            assert float(metrics[key]) == pytest.approx(expected[key], rel=1e-9), key
+        for key in ("mean", "var"):
+            leaves = jax.tree_util.tree_leaves_with_path(state.batch_stats)
+            total = sum(float(x.sum()) for path, x in leaves if path[-1].key == key)
+            assert total == pytest.approx(expected[f"running_{key}_sum"], rel=1e-9)
+        assert int(metrics["confusion"].sum()) == int((labels != 255).sum())
+
+
+@pytest.mark.parity
+def test_the_committed_step_is_what_pytorch_computes():
+    require_parity("segmentation_models_pytorch")
+    from tests.golden.make_one_step import compute
+
+    assert compute() == pytest.approx(json.loads(PATH.read_text()), rel=1e-9)
+
+
+AUGMENT = Augment((16, 16), scale=(0.5, 1.5), flip=0.5, brightness=0.2, cutmix=0.5)
+
+
+def test_five_steps_are_the_same_on_every_mesh():
+    with jax.enable_x64(True):
+        one = sharding.make_mesh(devices=jax.devices()[:1])
+        meshes = [sharding.make_mesh(8), sharding.make_mesh(2, 2, 2)]
+        expected = run(Tiny(), one, 5, augment=AUGMENT, ema_decay=0.9)
+        for mesh in meshes:
+            actual = run(Tiny(), mesh, 5, augment=AUGMENT, ema_decay=0.9)
+            assert_close(actual[0], expected[0], 1e-9)
+            assert [m["loss"] for m in actual[1]] == pytest.approx(
+                [m["loss"] for m in expected[1]], rel=1e-9
+            )
+
+
+def test_fsdp_splits_large_parameters_and_their_moments():
+    mesh = sharding.make_mesh(2, 4, 1)
+    big = {"kernel": jax.ShapeDtypeStruct((3, 3, 64, 128), jnp.float32)}
+    small = {"bias": jax.ShapeDtypeStruct((128,), jnp.float32)}
+    where = sharding.state_sharding((big, small), mesh)
+    assert where[0]["kernel"].spec == P(None, None, None, "fsdp")
+    assert where[1]["bias"].spec == P()
+    assert where[0]["kernel"].shard_shape((3, 3, 64, 128)) == (3, 3, 64, 32)
+
+
+def test_accumulated_parts_add_up_to_the_whole_batch():
+    # Without batch norm, whose statistics are of a part; labels are ignored unevenly.
+    with jax.enable_x64(True):
+        mesh = sharding.make_mesh(devices=jax.devices()[:1])
+        whole = run(Tiny(norm=False), mesh, 2)
+        parts = run(Tiny(norm=False), mesh, 2, accumulate=4)
+        assert_close(parts[0], whole[0], 1e-10)
+        for a, b in zip(parts[1], whole[1], strict=True):
+            assert_close(a, b, 1e-10)
+
+
+def all_ignored(seed):
+    batch = make_batch(seed=seed)
+    return batch | {"label": np.full_like(batch["label"], IGNORE)}
+
+
+def test_an_all_ignored_batch_changes_nothing():
+    with jax.enable_x64(True):
+        mesh = sharding.make_mesh(devices=jax.devices()[:1])
+        tx = optax.sgd(1.0)
+        _, (metrics,) = run(Tiny(), mesh, 1, tx=tx, batches=all_ignored)
+        assert metrics["loss"] == 0.0
+        assert metrics["gradient_norm"] == 0.0 and metrics["update_norm"] == 0.0
+        assert metrics["confusion"].sum() == 0
+
+
+def test_auxiliary_logits_and_the_moving_average_act():
+    with jax.enable_x64(True):
+        mesh = sharding.make_mesh(devices=jax.devices()[:1])
+        with_aux = run(Tiny(), mesh, 1, aux_weight=0.4, ema_decay=0.99)
+        without = run(Tiny(), mesh, 1, aux_weight=0.0, ema_decay=0.99)
+        assert with_aux[1][0]["loss"] > without[1][0]["loss"]
+        # (1 + 0) / (10 + 0) of the first average is kept.
+        start = steps.init_state(
+            Tiny(), optax.identity(), jax.random.key(3), (16, 16, 3), dtype=float
+        )
+        state = without[0]
+        expected = jax.tree.map(
+            lambda old, new: 0.1 * old + 0.9 * new, start.params, state.params
+        )
+        assert_close(state.ema, expected, 1e-12)
+        assert state.variables()["params"] is state.ema
