@@ -187,7 +187,7 @@ class Layers:
         return self._conv(Conv, features, kernel_size, options)
 
     def conv_before_norm(self, features: int, kernel_size: int = 3, **options) -> Conv:
-        """A :class:`Conv` whose bias a norm would make useless: none, but for "none"."""
+        """A :class:`Conv` with a bias only if the norm after it is "none"."""
         return self.conv(
             features, kernel_size, use_bias=self.norm_kind == "none", **options
         )

@@ -9,7 +9,7 @@ from segjax.ops.scores import Rule, Scores, finish
 
 
 class Segmenter(nn.Module):
-    """image -> logits. Parameters: ``encoder/...``, ``decoder/...``, ``head/...``.
+    """Image -> logits. Parameters: ``encoder/...``, ``decoder/...``, ``head/...``.
 
     A decoder module has ``__call__(features, size, train) -> map``, ``any_size``,
     ``head_kernel`` and ``head_init``. Decoders that want sizes in multiples of the
@@ -24,7 +24,7 @@ class Segmenter(nn.Module):
 
     @nn.compact
     def scores(self, image: jax.Array, *, train: bool = False) -> Scores:
-        """image f[B, H, W, C] -> unfinished scores in the compute dtype."""
+        """Image f[B, H, W, C] -> unfinished scores in the compute dtype."""
         if image.ndim != 4 or image.shape[3] != self.in_channels:
             raise ValueError(
                 f"image has shape {image.shape}; this model takes "
@@ -47,5 +47,5 @@ class Segmenter(nn.Module):
         return Scores(array, Rule(size=size, crop=crop))
 
     def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
-        """image f[B, H, W, C] -> logits float32[B, H, W, K] (float64: see build)."""
+        """Image f[B, H, W, C] -> logits float32[B, H, W, K] (float64: see build)."""
         return finish(self.scores(image, train=train))

@@ -80,7 +80,7 @@ def _plain(x, kernel, strides, padding, dilation, groups=1):
 def _dot(x, kernel, strides):
     """A 1x1 convolution: the strided pixels times a matrix."""
     x = x[:, :: strides[0], :: strides[1]]
-    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+    return _over_channels(x, kernel[0, 0])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -147,10 +147,21 @@ def _filter_gim(x, g, shape, padding, dilation):
 
 def _over_pixels(x, g):
     """[C1, C2] = sum over batch and pixels of x[B, H, W, C1] g[B, H, W, C2]."""
+    # Two dimensions only: XLA:CPU transposes the whole operand for more, which costs
+    # as much as the product.
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return lax.dot_general(
-        x, g, (((0, 1, 2), (0, 1, 2)), ((), ())), preferred_element_type=wide
+        x.reshape(-1, x.shape[3]),
+        g.reshape(-1, g.shape[3]),
+        (((0,), (0,)), ((), ())),
+        preferred_element_type=wide,
     )
+
+
+def _over_channels(x, matrix):
+    """x[B, H, W, Ci] times matrix[Ci, Co]; two dimensions as in _over_pixels."""
+    y = lax.dot(x.reshape(-1, x.shape[3]), matrix)
+    return y.reshape(*x.shape[:3], matrix.shape[1])
 
 
 def conv_upsampled(
@@ -207,10 +218,9 @@ def _differences(x, kernel):
     }
     begin = {"all": 0, "first": 0, "last": 1}
     product = {
-        (r, s): lax.dot_general(
+        (r, s): _over_channels(
             source[r, s][:, begin[r] : begin[r] + height, begin[s] : begin[s] + width],
             taps[r, s],
-            (((3,), (0,)), ((), ())),
         )
         for r, s in taps
     }

@@ -1,6 +1,7 @@
 """Normalisation over batch, groups or channels, with the ReLU that follows it."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +43,9 @@ def batch_norm_train(
     and carry no gradient. Under jit a batch that is sharded over a mesh has global
     statistics.
     """
-    if table.batch_norm(platform) == "fused":
-        y, mean, var = _fused(eps, relu, x, scale, bias)
-    else:
-        y, mean, var = _normalize(eps, relu, x, scale, bias)
+    fused = table.batch_norm(platform) == "fused"
+    function: Any = _fused if fused else _normalize
+    y, mean, var = function(eps, relu, x, scale, bias)
     return y, lax.stop_gradient(mean), lax.stop_gradient(var)
 
 

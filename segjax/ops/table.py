@@ -43,7 +43,7 @@ def conv(
 def conv_upsampled(
     platform: str | None, dtype: Any, size: tuple[int, int], target: tuple[int, int]
 ) -> str:
-    """ "plain" or "differences": convolve a nearest-x2 upsampled map without making it.
+    """Return "plain" or "differences": convolve an upsampled map without making it.
 
     Differences of neighbours lose bits in bfloat16, so they serve float32 and float64.
     """
@@ -53,10 +53,10 @@ def conv_upsampled(
 
 
 def max_pool(platform: str | None) -> str:
-    """ "plain" (select-and-scatter backward) or "compares" (75 ms -> 7 ms)."""
+    """Return "plain" (select-and-scatter backward) or "compares" (75 ms -> 7 ms)."""
     return "compares" if platform == "cpu" else "plain"
 
 
 def batch_norm(platform: str | None) -> str:
-    """ "plain" or "fused": a written-out backward that reads its input twice only."""
+    """Return "plain" or "fused": a written-out backward that reads x and g twice."""
     return "fused" if platform == "cpu" else "plain"

@@ -1,4 +1,4 @@
-"""U-Net's expanding path (Ronneberger et al. 2015), as segmentation_models_pytorch's."""
+"""U-Net's expanding path (Ronneberger et al. 2015), as SMP has it."""
 
 import dataclasses
 from functools import partial

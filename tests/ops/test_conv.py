@@ -1,0 +1,152 @@
+"""Convolutions against direct NumPy sums, and every formulation against the plain."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.ops import conv, table
+
+
+def direct(x, kernel, strides, padding, dilation, groups):
+    """The definition, tap by tap, in float64."""
+    kh, kw, _, c_out = kernel.shape
+    x = np.pad(x.astype(np.float64), ((0, 0), *padding, (0, 0)))
+    height = (x.shape[1] - dilation[0] * (kh - 1) - 1) // strides[0] + 1
+    width = (x.shape[2] - dilation[1] * (kw - 1) - 1) // strides[1] + 1
+    y = np.zeros((x.shape[0], height, width, c_out))
+    c_in = x.shape[3] // groups
+    each = c_out // groups
+    for i in range(kh):
+        for j in range(kw):
+            top, left = i * dilation[0], j * dilation[1]
+            part = x[:, top:, left:][:, :: strides[0], :: strides[1]]
+            part = part[:, :height, :width]
+            for g in range(groups):
+                y[..., g * each : (g + 1) * each] += (
+                    part[..., g * c_in : (g + 1) * c_in]
+                    @ kernel[i, j, :, g * each : (g + 1) * each]
+                )
+    return y
+
+
+CASES = [
+    # size, kernel [kh, kw, Ci, Co], strides, padding, dilation, groups, formulation
+    ((7, 9), (3, 3, 4, 6), 1, 1, 1, 1, "plain"),
+    ((9, 8), (3, 3, 8, 4), 2, 1, 1, 2, "plain"),
+    ((11, 10), (7, 7, 3, 5), 2, 3, 1, 1, "plain"),
+    ((6, 7), (1, 1, 5, 3), 1, 0, 1, 1, "dot"),
+    ((7, 6), (1, 1, 5, 3), 2, 0, 1, 1, "dot"),
+    ((7, 9), (3, 3, 32, 40), 1, 1, 1, 1, "split"),
+    ((8, 7), (3, 3, 33, 32), 1, 2, 2, 1, "split"),
+    ((6, 8), (3, 3, 32, 32), 1, ((0, 2), (1, 0)), 1, 1, "split"),
+    ((5, 6), (3, 3, 128, 64), 1, 1, 1, 1, "gim"),
+    ((9, 8), (3, 3, 130, 20), 1, 4, (4, 3), 1, "gim"),
+    ((6, 5), (3, 3, 128, 8), 1, ((0, 3), (2, 0)), 1, 1, "gim"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[-1]}-{c[1]}-{c[2]}-{c[4]}")
+def test_convolutions_agree(case):
+    size, shape, strides, padding, dilation, groups, formulation = case
+    strides, dilation = conv.pair(strides), conv.pair(dilation)
+    sides = conv.both_sides(padding)
+    filters = (*shape[:2], shape[2] // groups, shape[3])
+    assert (
+        table.conv("cpu", jnp.float32, size, filters, strides, sides, groups)
+        == formulation
+    )
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2, *size, shape[2]))
+    kernel = rng.normal(size=filters)
+    oracle = direct(x, kernel, strides, sides, dilation, groups)
+    g = rng.normal(size=oracle.shape)
+
+    def both(x, kernel, g):
+        results = []
+        for platform in (None, "cpu"):
+            y, pull = jax.vjp(
+                lambda x, k, p=platform: conv.conv2d(
+                    x,
+                    k,
+                    strides=strides,
+                    padding=padding,
+                    dilation=dilation,
+                    groups=groups,
+                    platform=p,
+                ),
+                x,
+                kernel,
+            )
+            results.append((y, *pull(g)))
+        return results
+
+    with jax.enable_x64(True):
+        for dtype, tolerance in ((np.float64, 1e-10), (np.float32, 1e-5)):
+            plain, fast = jax.jit(both)(*(a.astype(dtype) for a in (x, kernel, g)))
+            close(plain[0], oracle, tolerance)
+            for a, b in zip(fast, plain, strict=True):
+                assert a.dtype == b.dtype == dtype
+                close(a, b, tolerance)
+
+
+def close(a, b, tolerance):
+    assert a.shape == b.shape
+    assert np.abs(np.asarray(a) - np.asarray(b)).max() <= tolerance * np.abs(b).max()
+
+
+@pytest.mark.parametrize(
+    "size, target, skip, formulation",
+    [
+        ((4, 5), (8, 10), 6, "differences"),
+        ((4, 5), (8, 10), 0, "differences"),
+        ((1, 1), (2, 2), 0, "differences"),
+        ((4, 5), (7, 9), 6, "plain"),
+        ((4, 5), (4, 5), 6, "plain"),
+    ],
+)
+def test_upsampled_convolution_agrees(size, target, skip, formulation):
+    assert table.conv_upsampled("cpu", jnp.float32, size, target) == formulation
+    assert table.conv_upsampled("cpu", jnp.bfloat16, size, target) == "plain"
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(2, *size, 3))
+    side = rng.normal(size=(2, *target, skip))
+    kernel = rng.normal(size=(3, 3, 3 + skip, 4))
+    rows = np.arange(target[0]) * size[0] // target[0]
+    columns = np.arange(target[1]) * size[1] // target[1]
+    joined = np.concatenate([x[:, rows][:, :, columns], side], 3)
+    oracle = direct(joined, kernel, (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    g = rng.normal(size=oracle.shape)
+
+    def both(x, side, kernel, g):
+        results = []
+        for platform in (None, "cpu"):
+            y, pull = jax.vjp(
+                lambda x, s, k, p=platform: conv.conv_upsampled(
+                    x, s if skip else None, k, target, platform=p
+                ),
+                x,
+                side,
+                kernel,
+            )
+            results.append((y, *pull(g)))
+        return results
+
+    with jax.enable_x64(True):
+        for dtype, tolerance in ((np.float64, 1e-10), (np.float32, 1e-5)):
+            plain, fast = jax.jit(both)(
+                *(a.astype(dtype) for a in (x, side, kernel, g))
+            )
+            close(plain[0], oracle, tolerance)
+            for a, b in zip(fast, plain, strict=True):
+                if b.size:
+                    close(a, b, tolerance)
+
+
+def test_other_platforms_are_plain():
+    sides = ((1, 1), (1, 1))
+    for platform in (None, "tpu", "gpu"):
+        chosen = table.conv(
+            platform, jnp.float32, (8, 8), (3, 3, 64, 64), (1, 1), sides, 1
+        )
+        assert chosen == "plain"

@@ -1,0 +1,118 @@
+"""Normalisation against NumPy in float64; the fused backward against automatic."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from segjax.ops import norm
+
+
+def data(shape=(3, 4, 5, 8)):
+    rng = np.random.default_rng(0)
+    x = rng.normal(1.0, 2.0, size=shape)
+    scale = rng.uniform(0.5, 1.5, size=shape[-1])
+    return x, scale, rng.normal(size=shape[-1]), rng.normal(size=shape)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_batch_norm_in_training(relu):
+    x, scale, bias, g = data()
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    y = (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+    y = np.maximum(y, 0) if relu else y
+
+    def both(x, scale, bias, g):
+        results = []
+        for platform in (None, "cpu"):
+            out, pull, aux = jax.vjp(
+                lambda x, s, b, p=platform: (lambda r: (r[0], r[1:]))(
+                    norm.batch_norm_train(x, s, b, relu=relu, platform=p)
+                ),
+                x,
+                scale,
+                bias,
+                has_aux=True,
+            )
+            results.append((out, *aux, *pull(g)))
+        return results
+
+    with jax.enable_x64(True):
+        for dtype, tolerance in ((np.float64, 1e-10), (np.float32, 1e-5)):
+            plain, fused = jax.jit(both)(
+                *(a.astype(dtype) for a in (x, scale, bias, g))
+            )
+            for found, wanted in zip(plain, (y, mean, var), strict=False):
+                np.testing.assert_allclose(found, wanted, atol=10 * tolerance)
+            for a, b in zip(fused, plain, strict=True):
+                assert a.dtype == b.dtype == dtype
+                error = np.abs(np.asarray(a) - np.asarray(b)).max()
+                assert error <= tolerance * max(1, np.abs(b).max())
+
+
+def test_gradient_by_differences():
+    """The written-out backward against central differences, not only autodiff."""
+    x, scale, bias, g = data((2, 2, 3, 2))
+
+    def loss(x):
+        y, _, _ = norm.batch_norm_train(
+            x, jnp.asarray(scale), jnp.asarray(bias), relu=True, platform="cpu"
+        )
+        return jnp.sum(y * g)
+
+    with jax.enable_x64(True):
+        found = np.asarray(jax.grad(loss)(jnp.asarray(x)))
+        steps = np.eye(x.size).reshape(x.size, *x.shape) * 1e-6
+        losses = jax.jit(jax.vmap(loss))
+        wanted = (losses(x[None] + steps) - losses(x[None] - steps)) / 2e-6
+    np.testing.assert_allclose(found.ravel(), wanted, atol=1e-6)
+
+
+def test_batch_norm_with_given_statistics():
+    x, scale, bias, _ = data()
+    mean, var = np.full(8, 0.5), np.full(8, 3.0)
+    y = np.maximum((x - mean) / np.sqrt(var + 1e-3) * scale + bias, 0)
+    arrays = (jnp.asarray(a, jnp.float32) for a in (x, scale, bias, mean, var))
+    out = norm.batch_norm(*arrays, eps=1e-3, relu=True)
+    np.testing.assert_allclose(out, y, atol=1e-5)
+
+
+def test_group_and_layer_norm():
+    x, scale, bias, _ = data()
+    parts = x.reshape(3, 20, 4, 2).transpose(0, 2, 1, 3).reshape(3, 4, 40)
+    parts = (parts - parts.mean(2)[..., None]) / np.sqrt(parts.var(2)[..., None] + 1e-5)
+    groups = parts.reshape(3, 4, 20, 2).transpose(0, 2, 1, 3).reshape(x.shape)
+    layer = (x - x.mean(3)[..., None]) / np.sqrt(x.var(3)[..., None] + 1e-6)
+    arrays = [jnp.asarray(a, jnp.float32) for a in (x, scale, bias)]
+    out = norm.group_norm(*arrays, groups=4)
+    np.testing.assert_allclose(out, groups * scale + bias, atol=1e-5)
+    out = norm.layer_norm(*arrays, relu=True)
+    np.testing.assert_allclose(out, np.maximum(layer * scale + bias, 0), atol=1e-5)
+
+
+def test_half_precision_sums_in_float32():
+    x = np.full((4, 64, 64, 1), 1.0) + np.tile([0.0, 0.03125], 8192).reshape(
+        4, 64, 64, 1
+    )
+    ones, zeros = jnp.ones(1), jnp.zeros(1)
+    for platform in (None, "cpu"):
+        y, mean, var = norm.batch_norm_train(
+            jnp.asarray(x, jnp.bfloat16), ones, zeros, platform=platform
+        )
+        assert (y.dtype, mean.dtype, var.dtype) == (jnp.bfloat16, *2 * [jnp.float32])
+        np.testing.assert_allclose(mean, 1.015625, rtol=1e-5)
+        np.testing.assert_allclose(var, 0.015625**2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("platform", [None, "cpu"])
+def test_statistics_are_those_of_the_global_batch(platform):
+    x, scale, bias, _ = data((8, 3, 3, 4))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    y, mean, var = jax.jit(
+        lambda *a: norm.batch_norm_train(*a, platform=platform),
+        in_shardings=(sharding, None, None),
+    )(*(jnp.asarray(a, jnp.float32) for a in (x, scale, bias)))
+    np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(var, x.var((0, 1, 2)), rtol=1e-5)
