@@ -7,19 +7,17 @@ flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiled programs are shared by the workers of one run of the tests, not longer: the
+# first process, which starts the others, makes the folder and takes it away.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="segjax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# Compiled programs are shared by the tests of one run (and its workers), not longer.
-_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
-_CACHE = tempfile.TemporaryDirectory(prefix=f"segjax-tests-{_RUN}-")
-jax.config.update(
-    "jax_compilation_cache_dir", os.environ.setdefault("SEGJAX_TEST_CACHE", _CACHE.name)
-)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,0 +1,246 @@
+"""The whole path on small scenes: train, stop, resume, evaluate, predict."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax import config as configs
+from segjax import setup, train
+from segjax.evaluate import evaluate, evaluate_split
+from segjax.main import main
+from segjax.metrics import summarize
+
+QUICK = Path(__file__).parents[1] / "configs" / "resnet_unet.py"
+SMALL = """
+steps=4
+data.image_size=(32, 40)
+data.batch_size=8
+data.shapes.train_examples=24
+data.shapes.val_examples=11
+model.decoder=fcn32s
+checkpoint.every=2
+eval.every=2
+logs.every=1
+logs.pictures=2
+optim.ema_decay=0.9
+augment.scale=(0.8, 1.25)
+"""
+
+
+def small(*more: str):
+    lines = [line for line in SMALL.strip().splitlines()]
+    return configs.load(str(QUICK), [f"--config.{o}" for o in (*lines, *more)])
+
+
+def lines_of(workdir: Path, timeless: bool = True) -> list[dict]:
+    lines = [
+        json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+    times = ("seconds", "images_per_s", "stall_share") if timeless else ()
+    return [{k: v for k, v in line.items() if k not in times} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(workdir of a run that was never stopped, its result, its fetches)."""
+    workdir = tmp_path_factory.mktemp("runs") / "straight"
+    with pytest.MonkeyPatch.context() as patch:
+        fetches = []
+        get = jax.device_get
+        patch.setattr(jax, "device_get", lambda x: fetches.append(1) or get(x))
+        result = train.train(small(), workdir)
+    return workdir, result, len(fetches)
+
+
+def test_a_run_leaves_what_the_design_promises(finished):
+    workdir, result, _ = finished
+    for name in ("config.json", "labels.json", "metrics.jsonl", "result.json"):
+        assert (workdir / name).is_file(), name
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["2", "4"]
+    assert list((workdir / "tensorboard").iterdir())
+    pictures = sorted(p.name for p in (workdir / "predictions").iterdir())
+    assert len(pictures) == 3 and "overview.png" in pictures
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert {"miou", "pixel_accuracy", "iou_per_class", "steps", "seconds"} <= {*result}
+    assert result["steps"] == 4 and result["seed"] == 0
+    assert result["environment"]["platform"]["processor"]
+    assert result["pixels"] <= 11 * 32 * 40
+    lines = lines_of(workdir, timeless=False)
+    assert [x["step"] for x in lines if x["split"] == "train"] == [1, 2, 3, 4]
+    assert [x["step"] for x in lines if x["split"] == "val"] == [2, 4]
+    assert {"step", "split", "loss", "images_per_s", "lr"} <= {*lines[0]}
+
+
+def test_one_fetch_per_step_and_per_evaluation_batch(finished):
+    # 4 steps, one fetch each; 2 evaluations of 2 batches (11 examples, 8 a batch),
+    # one fetch each and one more per batch that holds a picture's example (first and
+    # last example: both batches).
+    assert finished[2] == 4 + 2 * (2 + 2)
+
+
+def stop_after(patch, step: int):
+    """Make the process 'die' right after the checkpoint of that step is on disk."""
+    save = train.Run.save
+
+    def save_and_stop(self):
+        save(self)
+        self.checkpoints.wait()
+        if self.step == step:
+            raise KeyboardInterrupt
+
+    patch.setattr(train.Run, "save", save_and_stop)
+
+
+def test_a_stopped_run_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
+    workdir = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(small(), workdir)
+    assert not (workdir / "result.json").exists()
+    result = train.train(small(), workdir)
+    assert lines_of(workdir) == lines_of(finished[0])
+    assert result["iou_per_class"] == finished[1]["iou_per_class"]
+    parts = setup.load_parts(workdir, [])
+    ours, step = setup.restore_variables(parts, workdir, "latest")
+    theirs, _ = setup.restore_variables(parts, finished[0], "latest")
+    assert step == 4
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_config_in_the_same_workdir_is_refused(finished):
+    with pytest.raises(ValueError, match=r"optim\.lr is 0\.5 now and 0\.00\d+ there"):
+        train.train(small("optim.lr=0.5"), finished[0])
+
+
+def test_more_steps_and_other_logs_are_no_other_config(finished):
+    config = small("steps=9", "eval.every=3", "logs.every=5")
+    train.check_resumable(config, finished[0])
+
+
+def test_evaluate_gives_the_result_of_the_run(finished):
+    workdir, result, _ = finished
+    summary = evaluate(workdir, [], checkpoint="latest")
+    assert summary["iou_per_class"] == result["iou_per_class"]
+    assert json.loads((workdir / "eval_val.json").read_text()) == summary
+    assert summary["examples"] == 11 and summary["step"] == 4
+
+
+def test_evaluation_is_the_metric_of_its_predictions(finished):
+    # At a label size that is not the network's, against NumPy's own count.
+    workdir, *_ = finished
+    parts = setup.load_parts(workdir, ["--config.eval.batch_size=8"])
+    variables, _ = setup.restore_variables(parts, workdir, "latest")
+    config = parts.config
+    config.data.image_size = (50, 70)
+    source = setup.open_split(config, "val")
+    everything = range(len(source))
+    summary, shown = evaluate_split(
+        parts, parts.eval_step(), variables, source, show=everything
+    )
+    matrix = np.zeros((8, 8), np.int64)
+    for index in everything:
+        label = source[index]["label"]
+        assert shown[index].shape == (50, 70)
+        valid = label != 255
+        np.add.at(matrix, (label[valid], shown[index][valid]), 1)
+    expected = summarize(matrix, parts.spec.names)
+    assert {k: summary[k] for k in expected} == expected
+
+
+def test_predict_writes_at_the_original_size_and_names_a_broken_file(
+    finished, tmp_path, capsys
+):
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    (photos / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (97, 131)), ("more/b.jpg", (33, 50))):
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / name)
+    (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nrest")
+    arguments = ["predict", "--workdir", str(finished[0]), "--checkpoint", "latest"]
+    code = main([*arguments, "--input", str(photos), "--output", str(output)])
+    assert code == 2
+    message = capsys.readouterr().err
+    assert "1 of 3 files failed" in message and "broken.png" in message
+    with Image.open(output / "a.png") as label:
+        assert label.mode == "P" and label.size == (131, 97)
+        assert np.asarray(label).max() < 8
+    with Image.open(output / "more" / "b_overlay.png") as shown:
+        assert shown.size == (50, 33)
+    boxes = json.loads((output / "boxes.json").read_text())
+    assert [Path(x["image"]).name for x in boxes["images"]] == ["a.png", "b.jpg"]
+    assert boxes["images"][0]["size"] == [97, 131]
+
+
+def test_a_checkpoint_cut_short_falls_back(finished, tmp_path, capsys):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    largest = max(
+        (workdir / "checkpoints" / "4").rglob("*"), key=lambda p: p.stat().st_size
+    )
+    largest.write_bytes(largest.read_bytes()[:100])
+    result = train.train(small(), workdir)
+    said = capsys.readouterr().out
+    assert "checkpoint 4" in said and "step 2" in said
+    assert result["iou_per_class"] == finished[1]["iou_per_class"]
+
+
+def test_a_warm_start_takes_the_other_runs_parameters(finished):
+    config = small(f"model.pretrained={finished[0]}", "seed=5")
+    source = setup.open_split(config, "train")
+    pre = setup.preprocessing(config, source.channels)
+    parts = setup.make_parts(config, source.spec, pre)
+    tx, _ = setup.make_tx(config, 4)
+    abstract = parts.abstract_state(tx)
+    where = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    fresh = jax.jit(parts.init(tx), out_shardings=where)(jax.random.key(5))
+    warm = setup.warm_start(parts, fresh)
+    stored, _ = setup.restore_variables(parts, finished[0], "best")
+    for a, b in zip(
+        jax.tree.leaves(warm.params), jax.tree.leaves(stored["params"]), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["trane"], "no command 'trane'; did you mean train"),
+        (["--config", "x.py"], "x.py: there is no such file"),
+        (["--config", str(QUICK), "--config.data.batch_size=12"], "use 8 or 16"),
+        (["--config", str(QUICK), "--config.mesh.data=3"], "there are 8 devices"),
+        (["--config", str(QUICK), "--config.loss.name=dise"], "did you mean 'dice'"),
+        (["--config", str(QUICK), "--config.loss.class_weights=(1.,2.)"], "8 classes"),
+        (["--config", str(QUICK), "--config.data.mean=(.5,.5)"], "3 channels"),
+        (["--config", str(QUICK), "--config.data.eval_split=x"], "no split 'x'"),
+        (["evaluate", "--workdir", "/nowhere"], "/nowhere: no config.json"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path):
+    if "--config" in arguments:
+        arguments = [*arguments, "--workdir", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert error.startswith("segjax: ")
+
+
+def test_help_of_the_command_line_imports_nothing_heavy():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.argv = ['segjax', '--help']\n"
+        "from segjax.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert not {'jax', 'flax', 'numpy', 'grain'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
