@@ -89,6 +89,8 @@ def build(
     for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}; it must be a whole number above 0")
+    if not isinstance(options.get("remat", False), bool):
+        raise ValueError(f"remat is {options['remat']!r}; it must be True or False")
     double = jnp.dtype(param_dtype) == jnp.float64
     layers = Layers(
         norm_kind=options.pop("norm", "batch"),

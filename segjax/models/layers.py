@@ -51,6 +51,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = True
     kernel_init: Initializer = kaiming_normal_fan_out
+    bias_init: Initializer = nn.initializers.zeros_init()
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     platform: str | None = None
@@ -62,8 +63,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         if not self.use_bias:
             return kernel.astype(self.dtype), None
-        zeros = nn.initializers.zeros_init()
-        bias = self.param("bias", zeros, (self.features,), self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
     @nn.compact

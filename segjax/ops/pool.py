@@ -28,8 +28,8 @@ def max_pool(
     The gradient goes to the first maximum of each window in row order.
     """
     window, strides, sides = _geometry(x, window, strides, padding, ceil_mode)
-    if table.max_pool(platform) == "compares":
-        return _max_compares(window, strides, sides, x)
+    if table.max_pool(platform) == "indexed":
+        return _max_indexed(window, strides, sides, (x.shape[1], x.shape[2]), x)
     return _max_plain(window, strides, sides, x)
 
 
@@ -91,60 +91,71 @@ def _max_plain(window, strides, padding, x):
     return lax.reduce_window(x, -jnp.inf, lax.max, *_full(window, strides, padding))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _max_compares(window, strides, padding, x):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _max_indexed(window, strides, padding, size, x):
     return _max_plain(window, strides, padding, x)
 
 
-def _max_forward(window, strides, padding, x):
-    y = _max_plain(window, strides, padding, x)
-    return y, (x, y)
+def _max_forward(window, strides, padding, size, x):
+    """The maximum of each window and the number of its first tap that holds it.
+
+    The number is what the backward pass needs. Comparing x with the maximum there
+    instead loses gradients: XLA may compute x anew, with another rounding.
+    """
+    (sh, sw), sides = strides, padding
+    out_h, out_w = (
+        (size[axis] + sum(sides[axis]) - window[axis]) // strides[axis] + 1
+        for axis in range(2)
+    )
+    config = ((0, 0, 0), *((low, high, 0) for low, high in sides), (0, 0, 0))
+    padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), config)
+    shape = (x.shape[0], out_h, out_w, x.shape[3])
+    best = jnp.full(shape, -jnp.inf, x.dtype)
+    first = jnp.zeros(shape, jnp.uint8 if window[0] * window[1] < 256 else jnp.int32)
+    for number, (i, j) in enumerate(np.ndindex(window)):
+        tap = padded[
+            :, i : i + (out_h - 1) * sh + 1 : sh, j : j + (out_w - 1) * sw + 1 : sw
+        ]
+        first = jnp.where(tap > best, jnp.asarray(number, first.dtype), first)
+        best = jnp.maximum(best, tap)
+    return best, first
 
 
-def _max_backward(window, strides, padding, residuals, g):
-    """Compare every tap of the windows with the maximum; the first hit takes g.
+def _max_backward(window, strides, padding, size, first, g):
+    """Every tap takes the g of the windows whose maximum it is.
 
     The taps that land on the same pixel modulo the stride add up in one phase, and the
-    phases interleave to the image: no scatter, no window is searched twice.
+    phases interleave to the image: no scatter, no window is searched again.
     """
-    x, y = residuals
-    out_h, out_w = y.shape[1:3]
+    out_h, out_w = g.shape[1:3]
     sh, sw = strides
     # Cells of stride x stride pixels that cover every window.
     cells_h = out_h + (window[0] - 1) // sh
     cells_w = out_w + (window[1] - 1) // sw
-    ends = [
-        (low, cells * s - low - size)
-        for (low, _), cells, s, size in zip(
-            padding, (cells_h, cells_w), strides, x.shape[1:3], strict=True
+    zero = jnp.zeros((), g.dtype)
+    phases = [[zero] * sw for _ in range(sh)]
+    for number, (i, j) in enumerate(np.ndindex(window)):
+        row, column = i // sh, j // sw
+        shift = (
+            (0, 0),
+            (row, cells_h - out_h - row),
+            (column, cells_w - out_w - column),
+            (0, 0),
         )
-    ]
-    config = ((0, 0, 0), *((low, high, 0) for low, high in ends), (0, 0, 0))
-    padded = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), config)
-    phases = [[jnp.zeros((), g.dtype)] * sw for _ in range(sh)]
-    free = jnp.ones(y.shape, bool)
-    for i in range(window[0]):
-        for j in range(window[1]):
-            tap = padded[
-                :, i : i + (out_h - 1) * sh + 1 : sh, j : j + (out_w - 1) * sw + 1 : sw
-            ]
-            hit = free & (tap == y)
-            free = free & ~hit
-            row, column = i // sh, j // sw
-            shift = (
-                (0, 0),
-                (row, cells_h - out_h - row),
-                (column, cells_w - out_w - column),
-                (0, 0),
-            )
-            part = jnp.pad(jnp.where(hit, g, jnp.zeros((), g.dtype)), shift)
-            phases[i % sh][j % sw] = phases[i % sh][j % sw] + part
-    shape = (y.shape[0], cells_h, cells_w, y.shape[3])
+        part = jnp.pad(jnp.where(first == number, g, zero), shift)
+        phases[i % sh][j % sw] = phases[i % sh][j % sw] + part
+    shape = (g.shape[0], cells_h, cells_w, g.shape[3])
     filled = [[jnp.broadcast_to(p, shape) for p in row] for row in phases]
     dx = jnp.stack([jnp.stack(row, 3) for row in filled], 2)
     dx = dx.reshape(shape[0], cells_h * sh, cells_w * sw, shape[3])
-    back = ((0, 0, 0), *((-low, -high, 0) for low, high in ends), (0, 0, 0))
-    return (lax.pad(dx, jnp.zeros((), g.dtype), back),)
+    # Off with the padding; rows that no window reaches come back as zeros.
+    back = [
+        (-low, n - (cells * s - low), 0)
+        for (low, _), n, cells, s in zip(
+            padding, size, (cells_h, cells_w), strides, strict=True
+        )
+    ]
+    return (lax.pad(dx, zero, ((0, 0, 0), *back, (0, 0, 0))),)
 
 
-_max_compares.defvjp(_max_forward, _max_backward)
+_max_indexed.defvjp(_max_forward, _max_backward)
