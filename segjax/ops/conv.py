@@ -60,6 +60,8 @@ def conv2d(
     )
     if chosen == "dot":
         return _dot(x, kernel, strides)
+    if chosen == "patches":
+        return _patches(x, kernel, strides, padding, dilation)
     if chosen in ("split", "gim"):
         return _conv_gemm(padding, dilation, chosen, x, kernel)
     return _plain(x, kernel, strides, padding, dilation, groups)
@@ -81,6 +83,27 @@ def _dot(x, kernel, strides):
     """A 1x1 convolution: the strided pixels times a matrix."""
     x = x[:, :: strides[0], :: strides[1]]
     return _over_channels(x, kernel[0, 0])
+
+
+def _patches(x, kernel, strides, padding, dilation):
+    """Every tap's pixels side by side in the channels, then one product with them.
+
+    For maps of one or two columns, where XLA:CPU falls back to plain loops.
+    """
+    kh, kw, c_in, c_out = kernel.shape
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    taps = []
+    for i in range(kh):
+        for j in range(kw):
+            last = [
+                x.shape[axis + 1] - (k - 1 - at) * dilation[axis]
+                for axis, (k, at) in enumerate(((kh, i), (kw, j)))
+            ]
+            rows = slice(i * dilation[0], last[0], strides[0])
+            taps.append(x[:, rows, j * dilation[1] : last[1] : strides[1]])
+    return _over_channels(
+        jnp.concatenate(taps, 3), kernel.reshape(kh * kw * c_in, c_out)
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

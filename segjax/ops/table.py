@@ -23,14 +23,17 @@ def conv(
 ) -> str:
     """Formulation of a convolution with ``kernel`` [kh, kw, Ci/groups, Co].
 
-    Returns one of "plain", "dot" (1x1: a product over channels), "split" and "gim"
-    (filter gradient as one matrix product; forward and input gradient are XLA's).
+    Returns one of "plain", "dot" (1x1: a product over channels), "patches" (the taps
+    side by side, then one product), "split" and "gim" (filter gradient as one matrix
+    product; forward and input gradient are XLA's).
     """
     kh, kw, c_in, c_out = kernel
     if platform != "cpu" or groups != 1:
         return "plain"
     if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)):
         return "dot"  # 6-17 -> 75-150
+    if size[1] <= 2 and kw > 1:
+        return "patches"  # 16 x 2x2, 512 -> 512, forward: 2 -> 89
     if strides != (1, 1) or (kh, kw) != (3, 3) or c_in < 8:
         return "plain"
     if c_in >= 128 and 2 * c_out <= c_in:
