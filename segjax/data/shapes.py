@@ -123,7 +123,7 @@ def render(
     x = ((np.arange(width, dtype=np.float32) + 0.5) / unit)[None, :]
     image, label = _backdrop(rng, y, x, unit)
     area = height * width / unit**2
-    for _ in range(rng.poisson(3.5 * area) + 2):
+    for _ in range(rng.poisson(3.0 * area) + 2):
         _draw(rng, image, label, y, x, unit)
     image += rng.normal(0.0, 0.02, image.shape).astype(np.float32)
     return np.clip(image * 255.0 + 0.5, 0, 255).astype(np.uint8), label
@@ -182,7 +182,7 @@ def _star(u, v, r):
 
 
 def _ring(u, v, r):
-    return np.abs(np.hypot(u, v) - 0.78 * r) - 0.22 * r
+    return np.abs(np.hypot(u, v) - 0.74 * r) - 0.26 * r
 
 
 def _pole(u, v, r):
@@ -204,14 +204,14 @@ def _texture(kind: int, u: np.ndarray, v: np.ndarray, r: float) -> np.ndarray:
         return np.clip(1.6 - 2.2 * np.hypot(u, v) / r, 0, 1)
     if kind == 6:  # segments
         return np.clip(0.5 + 1.5 * np.sin(6 * np.arctan2(u, v)), 0, 1)
-    return np.clip(0.5 + 1.5 * np.sin(40 * v), 0, 1)  # bands
+    return 0.8 + 0.2 * np.sin(40 * v)  # a light thing with faint bands
 
 
 def _draw(rng, image, label, y, x, unit):
     """Put one random object in front of the scene, in place."""
     kind = 2 + int(np.searchsorted(np.cumsum(_FREQUENCY), rng.uniform()))
     kind = min(kind, _POLE)
-    radius, row, column = rng.uniform((0.13, 0.0, 0.0), (0.22, y[-1, 0], x[0, -1]))
+    radius, row, column = rng.uniform((0.14, 0.0, 0.0), (0.23, y[-1, 0], x[0, -1]))
     angle = rng.uniform(-0.4, 0.4)
     colours = _colours(rng, kind, 0.5)
     reach = 3.2 * radius if kind == _POLE else 1.05 * radius
@@ -226,6 +226,5 @@ def _draw(rng, image, label, y, x, unit):
     patch = image[rows, columns]
     patch += cover * (_mix(colours, _texture(kind, u, v, radius)) - patch)
     ids = label[rows, columns]
-    if kind != _POLE:  # thin things would drown in their ring
-        ids[(distance > 0) & (distance < max(_RING_WIDTH, 1.0 / unit))] = IGNORE
+    ids[(distance > 0) & (distance < max(_RING_WIDTH, 1.0 / unit))] = IGNORE
     ids[distance <= 0] = kind
