@@ -58,14 +58,12 @@ def load_torch(
     missing = [entry for entry in wanted if entry.name not in tensors]
     _check(tensors, wanted, missing, allow_missing, allow_unexpected, where)
     result: dict[str, Any] = {}
-    if missing:
-        image = jnp.zeros((1, *shape), model.layers.dtype)
-        variables = jax.jit(model.init)(jax.random.key(0), image)
-        result = jax.tree.map(np.asarray, variables)
     for entry in wanted:
         if entry.name is not None and entry.name in tensors:
             value = entry.from_torch(_array(tensors[entry.name]))
             _put(result, entry, np.ascontiguousarray(value, entry.dtype))
+    for entry, value in zip(missing, _initial(model, shape, missing), strict=True):
+        _put(result, entry, np.asarray(value))
     return result
 
 
@@ -85,14 +83,30 @@ def to_torch(
     for entry in entries(model, collections, naming):
         if entry.name is None:
             continue
-        value: Any = collections[entry.collection]
-        for key in entry.path:
-            value = value[key]
-        state[entry.name] = np.ascontiguousarray(entry.to_torch(np.asarray(value)))
+        value = entry.to_torch(np.asarray(_get(collections, entry)))
+        state[entry.name] = np.array(value, order="C")  # no view of the variables
         if entry.path[-1] == "mean":
             counter = entry.name.removesuffix("running_mean") + "num_batches_tracked"
             state[counter] = np.zeros((), np.int64)
     return state
+
+
+def _initial(model, image_shape, wanted: Sequence[Entry]) -> list[jax.Array]:
+    """The initial values of these variables alone, which is all that compiles."""
+    if not wanted:
+        return []
+
+    def values(key):
+        variables = model.init(key, jnp.zeros((1, *image_shape), model.layers.dtype))
+        return [_get(variables, entry) for entry in wanted]
+
+    return jax.jit(values)(jax.random.key(0))
+
+
+def _get(tree: Any, entry: Entry) -> Any:
+    for key in (entry.collection, *entry.path):
+        tree = tree[key]
+    return tree
 
 
 def _array(value: Any) -> np.ndarray:
