@@ -1,6 +1,8 @@
-"""ResNet-18 U-Net on the embedded shapes: the quick start.
+"""ResNet-18 U-Net on the embedded shapes: the quick start. Needs no data, no network.
 
 python -m segjax.main --config configs/resnet_unet.py
+
+Cost and score: README.md, results.
 """
 
 from segjax.config import default
@@ -8,7 +10,8 @@ from segjax.config import default
 
 def get_config():
     config = default()
-    config.steps = 300
+    config.steps = 480
     config.data.batch_size = 16
+    config.optim.lr = 2e-3
     config.optim.schedule = "one_cycle"
     return config

@@ -16,8 +16,11 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+# A ConfigDict; what its attributes hold no type checker can know.
+Config = Any
 
-def _options(**values: Any) -> ConfigDict:
+
+def _options(**values: Any) -> Config:
     return ConfigDict(values)
 
 
@@ -26,9 +29,9 @@ def _any(value: Any = None) -> config_dict.FieldReference:
     return config_dict.FieldReference(value, field_type=object)
 
 
-def default() -> ConfigDict:
+def default() -> Config:
     """Every knob with its default; the comment gives unit and meaning."""
-    config = ConfigDict()
+    config: Config = ConfigDict()
     config.task = "segmentation"
     config.seed = 0  # of initialisation, example order and augmentation
     config.steps = config_dict.placeholder(int)  # length of training: steps,
@@ -177,11 +180,11 @@ POSITIVE = (
     "checkpoint.every checkpoint.keep logs.every optim.accumulate"
 ).split()
 
-Chosen = Callable[[ConfigDict], bool]
+Chosen = Callable[[Config], bool]
 
 
 def _chosen(key: str, *values: str) -> tuple[Chosen, str]:
-    def chosen(config: ConfigDict) -> bool:
+    def chosen(config: Config) -> bool:
         return any(part in values for part in str(get(config, key)).split("+"))
 
     return chosen, f"{key} = {' or '.join(values)}"
@@ -226,14 +229,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def get(config: ConfigDict, key: str) -> Any:
+def get(config: Config, key: str) -> Any:
     """The value at a dotted key."""
     for part in key.split("."):
         config = config[part]
     return config
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
     """Dotted key -> value; tuples as lists, so that it compares equal after JSON."""
     flat: dict[str, Any] = {}
     for key in config:
@@ -245,7 +248,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _unused(config: ConfigDict) -> Iterable[str]:
+def _unused(config: Config) -> Iterable[str]:
     known = flatten(default())
     for key, value in flatten(config).items():
         if key in known and value == known[key]:
@@ -258,7 +261,7 @@ def _unused(config: ConfigDict) -> Iterable[str]:
                 )
 
 
-def _contradictions(config: ConfigDict) -> Iterable[str]:
+def _contradictions(config: Config) -> Iterable[str]:
     given = [key for key in ("steps", "epochs") if config[key] is not None]
     if len(given) != 1:
         yield (
@@ -300,7 +303,7 @@ def _contradictions(config: ConfigDict) -> Iterable[str]:
         yield f"config.augment.scale={low_high!r} must be (low, high), 0 < low <= high"
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Refuse what is unknown, unused or contradictory.
 
     Raises:
@@ -339,7 +342,7 @@ def _parse(key: str, text: str, kind: type) -> Any:
     return value
 
 
-def override(config: ConfigDict, overrides: Iterable[str]) -> None:
+def override(config: Config, overrides: Iterable[str]) -> None:
     """Apply ``--config.a.b=value`` to a config, in place.
 
     ``None`` empties a knob; tuples are written ``(1, 2)``. (ml_collections' own
@@ -370,7 +373,7 @@ def override(config: ConfigDict, overrides: Iterable[str]) -> None:
         parent[last] = parsed
 
 
-def load(path: str, overrides: Iterable[str] = ()) -> ConfigDict:
+def load(path: str, overrides: Iterable[str] = ()) -> Config:
     """Run a config file's get_config(), apply ``--config.a.b=value`` overrides, check.
 
     Raises:
@@ -397,12 +400,12 @@ def load(path: str, overrides: Iterable[str] = ()) -> ConfigDict:
     return config
 
 
-def to_json(config: ConfigDict) -> str:
+def to_json(config: Config) -> str:
     """The config as stored in a workdir."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
-def from_json(text: str) -> ConfigDict:
+def from_json(text: str) -> Config:
     """The config of a workdir. Plain data: nothing in it is run.
 
     Raises:
@@ -410,7 +413,7 @@ def from_json(text: str) -> ConfigDict:
     """
     config = default()
 
-    def fill(target: ConfigDict, values: Mapping[str, Any], prefix: str) -> None:
+    def fill(target: Config, values: Mapping[str, Any], prefix: str) -> None:
         for key, value in values.items():
             if isinstance(value, dict):
                 if key not in target:
@@ -425,7 +428,7 @@ def from_json(text: str) -> ConfigDict:
     return config
 
 
-def differences(ours: ConfigDict, theirs: ConfigDict) -> dict[str, tuple[Any, Any]]:
+def differences(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (our value, their value) where the two configs differ."""
     a, b = flatten(ours), flatten(theirs)
     return {

@@ -105,7 +105,7 @@ def evaluate(
     from rich.progress import Progress
 
     parts = setup.load_parts(workdir, list(overrides))
-    split = split or parts.config.data.eval_split
+    split = str(split or parts.config.data.eval_split)
     source = setup.open_split(parts.config, split)
     if source.spec != parts.spec:
         raise ValueError(

@@ -3,6 +3,7 @@
 With the commands, the only reader of a config's keys.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,15 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from segjax import checkpoint, models, sharding, weights
 from segjax import config as configs
 from segjax import step as steps
 from segjax.augment import Augment
 from segjax.batch import Batch, LabelSpec, Source
+from segjax.config import Config
 from segjax.data import open_source, pipeline
 from segjax.losses import OPTIONS as LOSS_OPTIONS
 from segjax.losses import Loss, build_loss
@@ -56,9 +56,10 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> "Preprocessing":
         """The inverse of :meth:`to_dict`."""
-        return cls(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-        )
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
+        }
+        return cls(**plain)
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -66,7 +67,7 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def open_split(config: ConfigDict, split: str) -> Source:
+def open_split(config: Config, split: str) -> Source:
     """The examples of a split of the config's dataset."""
     name = config.data.name
     options = config.data[name].to_dict() if name in config.data else {}
@@ -78,7 +79,7 @@ def open_split(config: ConfigDict, split: str) -> Source:
     return open_source(name, split, root=config.data.root, **options)
 
 
-def preprocessing(config: ConfigDict, channels: int) -> Preprocessing:
+def preprocessing(config: Config, channels: int) -> Preprocessing:
     """The config's preprocessing for images of so many channels.
 
     Raises:
@@ -108,14 +109,14 @@ def preprocessing(config: ConfigDict, channels: int) -> Preprocessing:
     )
 
 
-def num_steps(config: ConfigDict, num_examples: int) -> int:
+def num_steps(config: Config, num_examples: int) -> int:
     """The run's length in steps."""
     if config.steps is not None:
         return config.steps
     return math.ceil(config.epochs * num_examples / config.data.batch_size)
 
 
-def event_steps(config: ConfigDict, every: float | None, num_examples: int) -> set[int]:
+def event_steps(config: Config, every: float | None, num_examples: int) -> set[int]:
     """The steps after which an event is due; ``every`` is in the run's unit.
 
     The end of the run is always one of them.
@@ -128,7 +129,7 @@ def event_steps(config: ConfigDict, every: float | None, num_examples: int) -> s
     return {math.ceil(i * every * unit - 1e-9) for i in range(1, count + 1)} | {last}
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
+def make_mesh(config: Config) -> Mesh:
     """The config's mesh over all devices; checks that the batch can be split."""
     mesh = sharding.make_mesh(**config.mesh.to_dict())
     sharding.check_batch_size("config.data.batch_size", config.data.batch_size, mesh)
@@ -142,14 +143,14 @@ def make_mesh(config: ConfigDict) -> Mesh:
     return mesh
 
 
-def param_dtype(config: ConfigDict):
+def param_dtype(config: Config):
     """Of parameters and logits: float64 for a float64 run, else float32."""
     return jnp.float64 if config.model.dtype == "float64" else jnp.float32
 
 
 def make_model(
-    config: ConfigDict, num_classes: int, channels: int, platform: str
-) -> nn.Module:
+    config: Config, num_classes: int, channels: int, platform: str
+) -> models.Segmenter:
     """The config's network."""
     options = {}
     if config.model.output_stride is not None:
@@ -169,7 +170,7 @@ def make_model(
     )
 
 
-def make_loss(config: ConfigDict, spec: LabelSpec) -> Loss:
+def make_loss(config: Config, spec: LabelSpec) -> Loss:
     """The config's loss.
 
     Raises:
@@ -190,7 +191,7 @@ def make_loss(config: ConfigDict, spec: LabelSpec) -> Loss:
 
 
 def make_tx(
-    config: ConfigDict, total_steps: int
+    config: Config, total_steps: int
 ) -> tuple[optax.GradientTransformation, Callable]:
     """The config's optimizer and its learning rate as a function of the step."""
     optim = config.optim
@@ -208,7 +209,7 @@ def make_tx(
     return tx, schedule
 
 
-def make_augment(config: ConfigDict, pre: Preprocessing) -> Augment:
+def make_augment(config: Config, pre: Preprocessing) -> Augment:
     """The config's augmentation."""
     return Augment(
         out_size=pre.image_size, mean=pre.mean, std=pre.std, **config.augment.to_dict()
@@ -219,11 +220,11 @@ def make_augment(config: ConfigDict, pre: Preprocessing) -> Augment:
 class Parts:
     """What training and evaluation share: everything but the data's order."""
 
-    config: ConfigDict
+    config: Config
     spec: LabelSpec
     pre: Preprocessing
     mesh: Mesh
-    model: nn.Module
+    model: models.Segmenter
     loss: Loss
 
     @property
@@ -268,16 +269,16 @@ class Parts:
 
 
 def make_parts(
-    config: ConfigDict,
+    config: Config,
     spec: LabelSpec,
     pre: Preprocessing,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Parts:
     """Mesh, model and loss for a config and what its data is like.
 
     ``devices`` None: the config's mesh over all; else these, whatever it says.
     """
-    if config.model.dtype == "float64" and not jax.config.jax_enable_x64:
+    if config.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             "config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment"
         )
@@ -304,7 +305,7 @@ def save_description(workdir: Path, parts: Parts) -> None:
 def load_parts(
     workdir: Path,
     overrides: list[str],
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Parts:
     """The parts of the run in a workdir.
 
@@ -340,7 +341,7 @@ def train_batches(parts: Parts, source: Source, start_step: int) -> Iterator[Bat
     )
 
 
-def train_buffer(config: ConfigDict, source: Source) -> tuple[int, int]:
+def train_buffer(config: Config, source: Source) -> tuple[int, int]:
     """(H, W) of the host buffer that every training image travels in."""
     if config.data.fit == "resize":
         return pair(config.data.image_size)
@@ -367,7 +368,9 @@ def restore_variables(parts: Parts, workdir: Path, which: str) -> tuple[Any, int
     """
     folder = checkpoint.find_step(workdir, which)
     variables = checkpoint.restore_params(
-        folder, abstract_variables(parts), ema=parts.config.optim.ema_decay is not None
+        str(folder),
+        abstract_variables(parts),
+        ema=parts.config.optim.ema_decay is not None,
     )
     return {"batch_stats": {}} | variables, int(folder.name)
 
@@ -394,7 +397,7 @@ def warm_start(parts: Parts, state: steps.TrainState) -> steps.TrainState:
     params = _merge(state.params, loaded["params"])
     stats = _merge(state.batch_stats, loaded.get("batch_stats", {}))
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return state.replace(params=params, batch_stats=stats, ema=ema)
+    return dataclasses.replace(state, params=params, batch_stats=stats, ema=ema)
 
 
 def _merge(fresh: Any, loaded: Any) -> Any:

@@ -7,6 +7,7 @@ global batch, so a run means the same on any mesh.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +28,7 @@ def make_mesh(
     data: int = -1,
     fsdp: int = 1,
     spatial: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """A mesh with axes (data, fsdp, spatial); ``data = -1`` takes the devices left.
 

@@ -161,7 +161,6 @@ def make_train_step(
     ``update_norm`` (float32[]) and ``confusion`` (int32[K, K], of the augmented batch
     as the network saw it).
     """
-
     platform = sharding.platform(mesh)
 
     def train_step(state: TrainState, batch):
@@ -223,7 +222,6 @@ def make_eval_step(
     only there compared. ``confusion`` is int32[K, K], ``loss`` float32[] the mean over
     the batch's valid pixels, ``prediction`` uint8 [B, Hl, Wl].
     """
-
     platform = sharding.platform(mesh)
 
     def eval_step(variables, batch):
@@ -231,7 +229,7 @@ def make_eval_step(
         images = jax.lax.with_sharding_constraint(
             images.astype(dtype), sharding.image_sharding(mesh)
         )
-        logits = model.apply(variables, images, train=False)
+        logits: Any = model.apply(variables, images, train=False)
         if resize:
             logits = resize_logits(
                 logits, batch["size"], batch["label_size"], batch["label"].shape[1:3]

@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from segjax import checkpoint, logs, setup, sharding
 from segjax import config as configs
 from segjax import step as steps
+from segjax.config import Config
 from segjax.evaluate import evaluate_split
 from segjax.metrics import Confusion
 
@@ -23,7 +23,7 @@ from segjax.metrics import Confusion
 RESUMABLE = ("data.root", "steps", "epochs", "eval.", "checkpoint.", "logs.", "mesh.")
 
 
-def check_resumable(config: ConfigDict, workdir: Path) -> None:
+def check_resumable(config: Config, workdir: Path) -> None:
     """Refuse to go on in the workdir of another experiment.
 
     Raises:
@@ -94,7 +94,7 @@ def on_devices(batches: Iterable, mesh, meter: logs.Meter, ahead: int = 2) -> It
 class Run:
     """One training run in a workdir; each method is one event of the loop."""
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(self, config: Config, workdir: Path):
         self.config, self.workdir = config, workdir
         self.train_source = setup.open_split(config, config.data.train_split)
         self.eval_source = setup.open_split(config, config.data.eval_split)
@@ -311,7 +311,7 @@ class Run:
                 getattr(self, part).close()
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train(config: Config, workdir: Path) -> dict[str, Any]:
     """Train, evaluate and draw; returns what ``result.json`` holds."""
     run = Run(config, workdir)
     try:
