@@ -54,6 +54,14 @@ def test_there_and_back(model, variables):
     equal(load_torch(model, to_torch(model, variables)), variables)
 
 
+def test_variables_are_copies(model, variables):
+    state = to_torch(model, variables)
+    loaded = load_torch(model, state)
+    for array in state.values():
+        array[...] = 7
+    equal(loaded, variables)
+
+
 def test_safetensors(model, variables, tmp_path):
     path = tmp_path / "weights.safetensors"
     safetensors.numpy.save_file(to_torch(model, variables), path)

@@ -61,7 +61,8 @@ def load_torch(
     for entry in wanted:
         if entry.name is not None and entry.name in tensors:
             value = entry.from_torch(_array(tensors[entry.name]))
-            _put(result, entry, np.ascontiguousarray(value, entry.dtype))
+            # A copy: a torch model that trains on must not change these.
+            _put(result, entry, np.array(value, entry.dtype, order="C"))
     for entry, value in zip(missing, _initial(model, shape, missing), strict=True):
         _put(result, entry, np.asarray(value))
     return result
