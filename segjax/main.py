@@ -86,6 +86,10 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         _start_processes(args)
         from segjax.train import train
 
+        if args.workdir is None and (args.processes or 1) > 1:
+            raise ValueError(
+                "--workdir is missing; several processes need one name for the run"
+            )
         stamp = time.strftime("%Y%m%d-%H%M%S")
         workdir = args.workdir or Path("runs", Path(args.config).stem, stamp)
         train(config, Path(workdir))

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shlex
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -292,6 +294,7 @@ class Run:
             "seed": self.config.seed,
             "best_step": self.checkpoints.best(),
             "parameters": sum(x.size for x in jax.tree.leaves(self.state.params)),
+            "command": shlex.join(["segjax", *sys.argv[1:]]),
             "environment": logs.environment(),
         }
         if self.main_process:

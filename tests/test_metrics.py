@@ -52,6 +52,7 @@ def slow_summary(matrix):
         return math.fsum(values) / len(values) if values else None
 
     hits = sum(matrix[k][k] for k in range(K))
+    share = [sum(row) / total if total else None for row in matrix]
     return {
         "miou": mean(iou),
         "pixel_accuracy": hits / total if total else None,
@@ -61,6 +62,7 @@ def slow_summary(matrix):
         "iou_per_class": dict(zip(NAMES, iou, strict=True)),
         "accuracy_per_class": dict(zip(NAMES, accuracy, strict=True)),
         "dice_per_class": dict(zip(NAMES, dice, strict=True)),
+        "share_per_class": dict(zip(NAMES, share, strict=True)),
         "absent_classes": [n for n, v in zip(NAMES, iou, strict=True) if v is None],
         "pixels": total,
     }

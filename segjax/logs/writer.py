@@ -228,7 +228,13 @@ class Logs:
             from tensorboardX import SummaryWriter
 
             folder = str(self.path.parent / "tensorboard")
-            self._events = SummaryWriter(folder, purge_step=self._purge_step)
+            # The file's name tells the second of its making: without a suffix a run
+            # that resumes within it would write over what it wrote before.
+            self._events = SummaryWriter(
+                folder,
+                purge_step=self._purge_step,
+                filename_suffix=f".{self._purge_step or 0}",
+            )
         return self._events
 
     def _scalars(self, prefix: str, step: int, values: Mapping[str, Any]) -> None:
