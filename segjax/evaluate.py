@@ -127,7 +127,7 @@ def evaluate(
     summary |= {"environment": logs.environment()}
     path = workdir / f"eval_{split}.json"
     if jax.process_index() == 0:
-        path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        path.write_text(json.dumps(logs.plain(summary), indent=2) + "\n")
         logs.class_table(summary, console)
         console.print(f"{split}, step {step}: {path}")
     return summary

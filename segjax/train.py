@@ -201,9 +201,8 @@ class Run:
         self.logs.train(self.step, scalars)
         self.window = Window(self.spec.num_classes)
 
-    def evaluate(self) -> None:
-        """The evaluation split, with the averaged parameters where there are any."""
-        self.fetch()
+    def measure(self) -> None:
+        """Score the evaluation split, with averaged parameters where there are any."""
         count = min(self.config.logs.pictures, len(self.eval_source))
         show = np.linspace(0, len(self.eval_source) - 1, count).astype(int).tolist()
         with self.meter.pause():
@@ -214,6 +213,11 @@ class Run:
                 self.eval_source,
                 show=show,
             )
+
+    def evaluate(self) -> None:
+        """Measure, and one line of metrics.jsonl about it."""
+        self.fetch()
+        self.measure()
         self.logs.evaluation(
             self.step, self.config.data.eval_split, self.summary, self.spec.names
         )
@@ -262,8 +266,9 @@ class Run:
             batch = next(feed)
             self.compile(batch)
         else:
+            # A finished run, started again: its lines are written already.
             self.eval_step = self.parts.eval_step()
-            self.evaluate()
+            self.measure()
         while self.step < self.total:
             with jax.transfer_guard("disallow"):
                 self.state, metrics = self.train_step(self.state, batch)
@@ -287,7 +292,7 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """The last table, picture and result.json."""
-        result = self.summary | {
+        result = logs.plain(self.summary) | {
             "split": self.config.data.eval_split,
             "steps": self.step,
             "seconds": round(self.seconds(), 1),

@@ -106,6 +106,10 @@ def test_a_stopped_run_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
     result = train.train(small(), workdir)
     assert lines_of(workdir) == lines_of(finished[0])
     assert result["iou_per_class"] == finished[1]["iou_per_class"]
+    # Once more when all is done: the same result, and no line twice.
+    again = train.train(small(), workdir)
+    assert again["iou_per_class"] == result["iou_per_class"]
+    assert lines_of(workdir) == lines_of(finished[0])
     parts = setup.load_parts(workdir, [])
     ours, step = setup.restore_variables(parts, workdir, "latest")
     theirs, _ = setup.restore_variables(parts, finished[0], "latest")
