@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from segjax import config as configs
 from segjax import setup, sharding
@@ -26,6 +27,7 @@ class First:
         return self.source[index]
 
 
+@pytest.mark.slow  # 2 to 3 minutes; recorded in README.md
 def test_two_camvid_images_are_learnt_by_heart():
     root = require_data("CamVid")
     config = configs.load(
