@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from segjax.names import check_known
+
 Multipliers = Mapping[str, float] | Iterable[tuple[str, float]]
 
 SCHEDULES: dict[str, tuple[str, ...]] = {
@@ -60,7 +62,7 @@ def make_schedule(
     Raises:
       ValueError: an unknown name, or numbers that leave no step to train at.
     """
-    _check_known("schedule", name, SCHEDULES)
+    check_known("schedule", name, SCHEDULES)
     if not 0 <= warmup_steps < steps:
         raise ValueError(
             f"warmup_steps={warmup_steps} must be at least 0 and below steps={steps}"
@@ -135,7 +137,7 @@ def make_optimizer(
     Raises:
       ValueError: an unknown name; on ``init``, a pattern that matches no parameter.
     """
-    _check_known("optimizer", name, OPTIONS)
+    check_known("optimizer", name, OPTIONS)
     factors = dict(lr_multipliers)
     for pattern, factor in factors.items():
         if not factor >= 0:
@@ -267,12 +269,3 @@ def _unmatched(pattern: str, names: list[str]) -> str:
         f"lr_multipliers: pattern '{pattern}' matches no parameter; "
         f"nearest: {', '.join(near)}"
     )
-
-
-def _check_known(what: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise ValueError(
-            f"unknown {what} '{name}'{hint}; known: {', '.join(sorted(known))}"
-        )

@@ -22,8 +22,9 @@ LEAVES = {
 ALLOWED: dict[str, set[str]] = {
     "": set(),  # segjax/__init__.py: importing the package imports nothing
     "batch": set(),
+    "names": set(),
     "ops": {"batch"},
-    **{leaf: {"ops", "batch"} for leaf in LEAVES},
+    **{leaf: {"ops", "batch", "names"} for leaf in LEAVES},
     "weights": {"models", "ops", "batch"},
     # Models, data, checkpoints and logs reach a step as arguments or not at all.
     "step": {"losses", "metrics", "augment", "optim", "sharding", "ops", "batch"},

@@ -54,7 +54,7 @@ def run(name, **options):
     return params, state
 
 
-def close(ours, theirs, rtol=1e-12):
+def assert_close(ours, theirs, rtol=1e-12):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol), ours, theirs)
 
 
@@ -133,7 +133,7 @@ def lars_rule(p, g, memory, lr, decay, t):
 )
 def test_three_steps_with_decay_of_kernels_only(name, options, rule):
     params, _ = run(name, weight_decay=0.3, **options)
-    close(params, recursion(rule, 0.3), rtol=1e-6 if name == "lamb" else 1e-12)
+    assert_close(params, recursion(rule, 0.3), rtol=1e-6 if name == "lamb" else 1e-12)
 
 
 def test_decay_mask_and_its_knob():
@@ -154,7 +154,7 @@ def test_decay_mask_and_its_knob():
         zero = jax.tree.map(np.zeros_like, parameters())
         tx = make_optimizer("adamw", 0.5, weight_decay=0.1, decay_norm_and_bias=True)
         updates, _ = jax.jit(tx.update)(zero, tx.init(parameters()), parameters())
-    close(updates, jax.tree.map(lambda p: -0.05 * p, parameters()))
+    assert_close(updates, jax.tree.map(lambda p: -0.05 * p, parameters()))
 
 
 def test_multipliers_scale_rate_and_decay_and_zero_freezes():
@@ -167,7 +167,7 @@ def test_multipliers_scale_rate_and_decay_and_zero_freezes():
     def factor(name):
         return 10.0 if "decoder" in name else 0.1 if "norm" in name else 0.0
 
-    close(params, recursion(adamw_rule(), 0.3, factor))
+    assert_close(params, recursion(adamw_rule(), 0.3, factor))
     start = parameters()
     np.testing.assert_array_equal(
         params["encoder"]["conv"]["kernel"], start["encoder"]["conv"]["kernel"]
@@ -199,9 +199,9 @@ def test_clipping_by_global_norm():
         for gradient, n in zip(GRADIENTS, norms, strict=True)
     ]
     params, _ = run("sgd", clip_norm=limit)
-    close(params, recursion(sgd_rule(0.9), gradients=clipped))
+    assert_close(params, recursion(sgd_rule(0.9), gradients=clipped))
     unlimited, _ = run("sgd", clip_norm=0)
-    close(unlimited, recursion(sgd_rule(0.9)))
+    assert_close(unlimited, recursion(sgd_rule(0.9)))
 
 
 def test_longest_pattern_wins_whatever_the_order():

@@ -32,7 +32,7 @@ def variables(model):
     return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
 
 
-def equal(a, b):
+def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
@@ -51,7 +51,7 @@ def test_names_and_axes(model, variables):
 
 
 def test_there_and_back(model, variables):
-    equal(load_torch(model, to_torch(model, variables)), variables)
+    assert_equal(load_torch(model, to_torch(model, variables)), variables)
 
 
 def test_variables_are_copies(model, variables):
@@ -59,13 +59,13 @@ def test_variables_are_copies(model, variables):
     loaded = load_torch(model, state)
     for array in state.values():
         array[...] = 7
-    equal(loaded, variables)
+    assert_equal(loaded, variables)
 
 
 def test_safetensors(model, variables, tmp_path):
     path = tmp_path / "weights.safetensors"
     safetensors.numpy.save_file(to_torch(model, variables), path)
-    equal(load_torch(model, path, image_shape=(64, 64, 3)), variables)
+    assert_equal(load_torch(model, path, image_shape=(64, 64, 3)), variables)
 
 
 def test_any_array_and_any_float_become_the_models_dtype(model, variables):
@@ -107,8 +107,10 @@ def test_a_classifier_fills_the_encoder_alone(model, variables):
         load_torch(model, state, allow_unexpected=["fc.*"])
     fcn = build("resnet18", "fcn32s", 3).clone(encoder=model.encoder)
     loaded = load_torch(fcn, state, allow_missing=["head/*"], allow_unexpected=["fc.*"])
-    equal(loaded["params"]["encoder"], variables["params"]["encoder"])
-    equal(loaded["batch_stats"], {"encoder": variables["batch_stats"]["encoder"]})
+    assert_equal(loaded["params"]["encoder"], variables["params"]["encoder"])
+    assert_equal(
+        loaded["batch_stats"], {"encoder": variables["batch_stats"]["encoder"]}
+    )
     head = loaded["params"]["head"]
     assert head["kernel"].shape == (1, 1, 32, 3) and np.std(head["kernel"]) > 0.1
     np.testing.assert_array_equal(head["bias"], np.zeros(3))
@@ -188,7 +190,7 @@ def test_pth_without_torch(model, variables, save, wrap):
     state = OrderedDict(
         (name, contiguous(array)) for name, array in to_torch(model, variables).items()
     )
-    equal(load_torch(model, save(wrap(state))), variables)
+    assert_equal(load_torch(model, save(wrap(state))), variables)
 
 
 def test_pth_views_share_a_storage(save):

@@ -25,10 +25,9 @@ boundary_width      boundary                     pixels (int)              8
 ==================  ===========================  ========================  =========
 """
 
-import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,6 +45,7 @@ from segjax.losses.pair import (
 )
 from segjax.losses.pixel import cross_entropy, focal, ohem_cross_entropy
 from segjax.losses.region import dice, lovasz_softmax, tversky
+from segjax.names import check_known
 
 LOSSES: dict[str, Callable[..., Pair]] = {
     f.__name__: f
@@ -143,7 +143,7 @@ def build_loss(
     """
     chosen = tuple(name.strip() for name in names.split("+"))
     for name in chosen:
-        _check_known("loss", name, LOSSES)
+        check_known("loss", name, LOSSES)
     if len(set(chosen)) != len(chosen):
         raise ValueError(f"loss '{names}' names a loss twice; add up its weights")
     weights = tuple(float(w) for w in weights or (1.0,) * len(chosen))
@@ -154,7 +154,7 @@ def build_loss(
         )
     known = {option for of_one in OPTIONS.values() for option in of_one}
     for option in options:
-        _check_known("loss option", option, known)
+        check_known("loss option", option, known)
     _check_values(options)
     if options.get("class_weights") is not None:
         options["class_weights"] = tuple(float(w) for w in options["class_weights"])
@@ -191,13 +191,4 @@ def _check_values(options: dict[str, Any]) -> None:
     if weights is not None and not all(0 <= w < math.inf for w in weights):
         raise ValueError(
             f"loss option class_weights={tuple(weights)} must be finite and >= 0"
-        )
-
-
-def _check_known(what: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise ValueError(
-            f"unknown {what} '{name}'{hint}; known: {', '.join(sorted(known))}"
         )

@@ -70,8 +70,7 @@ def _statistics(x):
 
 def _normalize(eps, relu, x, scale, bias):
     mean, var = _statistics(x)
-    factor = scale * lax.rsqrt(var + eps)
-    return _affine(x, factor, bias - mean * factor, relu), mean, var
+    return batch_norm(x, scale, bias, mean, var, eps=eps, relu=relu), mean, var
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
