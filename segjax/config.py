@@ -115,7 +115,6 @@ def default() -> Config:
         tversky_smooth=1.0,
         lovasz_per_image=False,  # the mean over images instead of over the batch
         boundary_width=8,  # px, how far from a boundary distances count
-        auxiliary=0.4,  # weight of auxiliary heads' losses, where the model has them
     )
 
     config.optim = _options(
@@ -185,7 +184,7 @@ Chosen = Callable[[Config], bool]
 
 def _chosen(key: str, *values: str) -> tuple[Chosen, str]:
     def chosen(config: Config) -> bool:
-        return any(part in values for part in str(get(config, key)).split("+"))
+        return any(part.strip() in values for part in str(get(config, key)).split("+"))
 
     return chosen, f"{key} = {' or '.join(values)}"
 

@@ -28,6 +28,7 @@ def evaluate_split(
     variables: Any,
     source: Source,
     *,
+    sizes: Sequence[tuple[int, int]] | None = None,
     show: Sequence[int] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
@@ -35,6 +36,7 @@ def evaluate_split(
 
     Args:
       variables: what ``model.apply`` takes, on the mesh.
+      sizes: (height, width) of each example; None asks the source.
       show: indices of the examples whose predictions are wanted.
       progress: called with (examples done, examples in all).
 
@@ -46,7 +48,8 @@ def evaluate_split(
     config = parts.config
     batch_size = config.eval.batch_size or config.data.batch_size
     sharding.check_batch_size("config.eval.batch_size", batch_size, parts.mesh)
-    sizes = [source.size(i) for i in range(len(source))]
+    if sizes is None:
+        sizes = [source.size(i) for i in range(len(source))]
     schedule = evaluation.eval_schedule(
         sizes,
         batch_size=batch_size,

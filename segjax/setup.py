@@ -183,7 +183,7 @@ def make_loss(config: Config, spec: LabelSpec) -> Loss:
             f"config.loss.class_weights has {len(weights)} values, but the data has "
             f"{spec.num_classes} classes: {', '.join(spec.names)}"
         )
-    used = {o for name in names.split("+") for o in LOSS_OPTIONS.get(name, ())}
+    used = {o for name in names.split("+") for o in LOSS_OPTIONS.get(name.strip(), ())}
     options = {key: config.loss[key] for key in used}
     if "class_weights" in options:
         options["class_weights"] = tuple(weights) or None

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,11 @@ class Run:
         self.summary: dict[str, Any] = {}
         self.pictures: dict[int, np.ndarray] = {}
 
+    @cached_property
+    def eval_sizes(self) -> list[tuple[int, int]]:
+        """Of the evaluation examples: their files' headers are read once."""
+        return [self.eval_source.size(i) for i in range(len(self.eval_source))]
+
     def open(self) -> None:
         """Make or reopen the workdir; build state and steps; restore what is there."""
         config, parts = self.config, self.parts
@@ -170,7 +176,6 @@ class Run:
             num_classes=self.spec.num_classes,
             seed=config.seed,
             accumulate=config.optim.accumulate,
-            aux_weight=config.loss.auxiliary,
             ema_decay=config.optim.ema_decay,
             dtype=parts.dtype,
         )
@@ -211,6 +216,7 @@ class Run:
                 self.eval_step,
                 self.state.variables(),
                 self.eval_source,
+                sizes=self.eval_sizes,
                 show=show,
             )
 

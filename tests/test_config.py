@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from segjax import config as configs
-from segjax import losses, optim
+from segjax import losses, optim, setup
+from segjax.data.shapes import Shapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICK = str(CONFIGS / "resnet_unet.py")
@@ -110,6 +111,16 @@ def test_the_table_of_used_keys_agrees_with_losses_and_optimizers():
         config.optim.schedule = name
         for key in ("power", "end_factor"):
             assert configs.USED_WHEN[f"optim.{key}"][0](config) == (key in options)
+
+
+def test_spaces_around_the_plus_of_a_mixture_lose_no_option():
+    config = configs.load(
+        QUICK,
+        ["--config.loss.name=dice + focal", "--config.loss.focal_gamma=1.0"],
+    )
+    loss = setup.make_loss(config, Shapes.spec)
+    assert loss.names == ("dice", "focal")
+    assert loss.options[1]["focal_gamma"] == 1.0
 
 
 def test_a_stored_config_with_an_unknown_key_is_refused():

@@ -23,6 +23,7 @@ def test_the_table_of_results_repeats_the_records(path):
     assert not record["environment"]["git"]["dirty"]
     config = re.findall(r"\(configs/\w+\.py\)", row)[0][1:-1]
     assert config in record["command"]
+    assert f"mIoU {record['miou']:.3f}" in (ROOT / config).read_text()
 
 
 def test_the_results_keep_the_promises_of_the_shapes():
