@@ -98,6 +98,7 @@ def default() -> Config:
         norm="batch",  # batch | group | layer | none
         dtype="float32",  # of the computation: float32 | bfloat16 | float64
         remat=False,  # recompute blocks in the backward pass: less memory, more time
+        auxiliary=False,  # an FCN head on the second deepest map, for training alone
         pretrained=config_dict.placeholder(str),  # weights file, or a run's workdir
     )
 
@@ -106,6 +107,7 @@ def default() -> Config:
         weights=(),  # one per name; (): 1 each
         class_weights=(),  # one per class; (): 1 each
         label_smoothing=0.0,
+        auxiliary=0.4,  # weight of the auxiliary heads' losses
         ohem_threshold=0.7,  # pixels whose true class has less probability are kept
         ohem_min_kept=0.0625,  # fraction of the valid pixels kept at least
         focal_gamma=2.0,
@@ -199,6 +201,7 @@ USED_WHEN: dict[str, tuple[Chosen, str]] = {
     "data.channels": _chosen("data.name", "folder", "tfds"),
     "data.mask_values": _chosen("data.name", "folder", "tfds"),
     "data.buffer_size": _chosen("data.fit", "pad"),
+    "loss.auxiliary": (lambda c: c.model.auxiliary, "model.auxiliary = True"),
     "augment.blur_sigma": (lambda c: c.augment.blur > 0, "augment.blur > 0"),
     "loss.class_weights": _chosen(
         "loss.name", "cross_entropy", "ohem_cross_entropy", "focal"

@@ -166,6 +166,7 @@ def make_model(
         param_dtype=param_dtype(config),
         norm=config.model.norm,
         remat=config.model.remat,
+        auxiliary=config.model.auxiliary,
         **options,
     )
 
@@ -392,7 +393,7 @@ def warm_start(parts: Parts, state: steps.TrainState) -> steps.TrainState:
             parts.model,
             path,
             image_shape=(*parts.pre.image_size, parts.pre.channels),
-            allow_missing=("decoder.*", "segmentation_head.*"),
+            allow_missing=("decoder/*", "head/*", "auxiliary/*"),
         )
     params = _merge(state.params, loaded["params"])
     stats = _merge(state.batch_stats, loaded.get("batch_stats", {}))

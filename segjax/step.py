@@ -78,16 +78,19 @@ def init_state(
     )
 
 
-def _forward(model: nn.Module, loss: Loss, aux_weight: float, counts, dropout_key):
-    """The function (params, batch_stats, images, labels) -> (loss, (stats, logits))."""
+def _forward(model: nn.Module, loss: Loss, aux_weight: float, counts, key):
+    """The function (params, stats, images, labels, part) -> (loss, (stats, logits)).
 
-    def forward(params, batch_stats, images, labels):
+    ``part`` is the number of the accumulated part, so that each drops its own units.
+    """
+
+    def forward(params, batch_stats, images, labels, part):
         logits, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
             images,
             train=True,
             mutable=["batch_stats", "auxiliary"],
-            rngs={"dropout": dropout_key},
+            rngs={"dropout": jax.random.fold_in(key, part)},
         )
         value = loss.value(logits, labels, counts)
         for auxiliary in jax.tree.leaves(updates.get("auxiliary", {})):
@@ -109,15 +112,15 @@ def _gradients(
     grad = jax.value_and_grad(forward, has_aux=True)
     if accumulate == 1:
         (value, (stats, logits)), grads = grad(
-            state.params, state.batch_stats, images, labels
+            state.params, state.batch_stats, images, labels, 0
         )
         matrix = confusion_matrix(jnp.argmax(logits, -1), labels, classes, platform)
         return value, grads, stats, matrix
 
     def part(carry, batch):
         value, grads, stats, matrix = carry
-        images, labels = batch
-        (v, (stats, logits)), g = grad(state.params, stats, images, labels)
+        number, images, labels = batch
+        (v, (stats, logits)), g = grad(state.params, stats, images, labels, number)
         matrix += confusion_matrix(jnp.argmax(logits, -1), labels, classes, platform)
         return (value + v, jax.tree.map(jnp.add, grads, g), stats, matrix), None
 
@@ -128,14 +131,18 @@ def _gradients(
         ),
         (images, labels),
     )
-    zero = jax.eval_shape(forward, state.params, state.batch_stats, images, labels)[0]
+    zero = jax.eval_shape(forward, state.params, state.batch_stats, images, labels, 0)[
+        0
+    ]
     start = (
         jnp.zeros(zero.shape, zero.dtype),
         jax.tree.map(jnp.zeros_like, state.params),
         state.batch_stats,
         jnp.zeros((classes, classes), jnp.int32),
     )
-    (value, grads, stats, matrix), _ = jax.lax.scan(part, start, parts)
+    (value, grads, stats, matrix), _ = jax.lax.scan(
+        part, start, (jnp.arange(accumulate), *parts)
+    )
     return value, grads, stats, matrix
 
 

@@ -176,6 +176,7 @@ class Run:
             num_classes=self.spec.num_classes,
             seed=config.seed,
             accumulate=config.optim.accumulate,
+            aux_weight=config.loss.auxiliary,
             ema_decay=config.optim.ema_decay,
             dtype=parts.dtype,
         )

@@ -117,7 +117,9 @@ def test_a_classifier_fills_the_encoder_alone(model, variables):
 
 
 def test_unknown_naming(model, variables):
-    with pytest.raises(ValueError, match="unknown naming 'keras'; known: smp"):
+    with pytest.raises(
+        ValueError, match="unknown naming 'keras' for this model; known: smp"
+    ):
         to_torch(model, variables, "keras")
 
 

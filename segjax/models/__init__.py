@@ -1,5 +1,6 @@
-"""Segmentation models: ``build("resnet18", "unet", num_classes=11)``."""
+"""Networks: ``build("resnet18", "unet", num_classes=11)``, ``build_classifier``."""
 
+import dataclasses
 import difflib
 from functools import partial
 from types import ModuleType
@@ -8,6 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from segjax.models import decoders, encoders
+from segjax.models.classifier import Classifier
+from segjax.models.heads import FCNHead
 from segjax.models.layers import Layers
 from segjax.models.segmenter import Segmenter
 
@@ -16,6 +19,7 @@ NORMS = ("batch", "group", "layer", "none")
 PLATFORMS = ("cpu", "tpu", "gpu")
 OUTPUT_STRIDES = (8, 16, 32)
 SHARED_OPTIONS = ("output_stride", "norm", "remat")
+SEGMENTER_OPTIONS = (*SHARED_OPTIONS, "auxiliary")
 
 
 def names() -> dict[str, list[str]]:
@@ -43,6 +47,70 @@ def lookup(package: ModuleType, name: str) -> partial:
     return getattr(package, wanted)
 
 
+def _check(like, platform, options, **counts) -> None:
+    """Values that are wrong whatever the network."""
+    for kind, value, known in (
+        ("like", like, LIKE),
+        ("platform", platform, (None, *PLATFORMS)),
+        ("norm", options.get("norm", "batch"), NORMS),
+        ("output_stride", options.get("output_stride"), (None, *OUTPUT_STRIDES)),
+    ):
+        if value not in known:
+            raise _unknown(kind, value, known)
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number above 0")
+    for name in ("remat", "auxiliary"):
+        if not isinstance(options.get(name, False), bool):
+            raise ValueError(f"{name} is {options[name]!r}; it must be True or False")
+
+
+def _make_layers(platform, dtype, param_dtype, options) -> Layers:
+    double = jnp.dtype(param_dtype) == jnp.float64
+    return Layers(
+        norm_kind=options.pop("norm", "batch"),
+        remat=options.pop("remat", False),
+        dtype=jnp.dtype(param_dtype if double else dtype),
+        param_dtype=jnp.dtype(param_dtype),
+        platform=platform,
+    )
+
+
+def _make_encoder(name: str, make: partial, layers, like, options, **fields):
+    """The encoder; ``output_stride`` only where its family can trade strides."""
+    stride = options.pop("output_stride", None)
+    dilates = "output_stride" in _fields(make.func)
+    if dilates:
+        fields["output_stride"] = stride or 32
+    elif stride not in (None, max(make.func.strides)):
+        raise ValueError(
+            f"{name} has output_stride {max(make.func.strides)} only: its family has "
+            f"no dilated form, so {stride} is not possible; leave it out, or take a "
+            "resnet, for instance"
+        )
+    return make(layers=layers, like=like, **fields)
+
+
+def _fields(module) -> set[str]:
+    return {field.name for field in dataclasses.fields(module)}
+
+
+def _check_pair(encoder: str, decoder: str, make_encoder, make_decoder) -> None:
+    """A decoder that ``needs`` what the encoder does not provide."""
+    needs = getattr(make_decoder.func, "needs", None)
+    if needs is None or needs in getattr(make_encoder.func, "provides", ()):
+        return
+    able = [
+        name
+        for name in sorted(encoders.__all__)
+        if needs in getattr(getattr(encoders, name).func, "provides", ())
+    ]
+    raise ValueError(
+        f"{decoder} needs {needs}, which {encoder} does not have; encoders that do: "
+        + ", ".join(able)
+    )
+
+
 def build(
     encoder: str,
     decoder: str,
@@ -66,43 +134,83 @@ def build(
       platform: "cpu", "tpu", "gpu": which formulations run; None: the plain ones.
       dtype: of the computation. Logits, statistics and parameters keep their own.
       param_dtype: of the parameters. float64 makes computation and logits float64.
-      **options: ``output_stride`` (8, 16, 32; None: the encoder's own), ``norm``
+      **options: ``output_stride`` (8, 16, 32; None: the network's own), ``norm``
         ("batch", "group", "layer", "none"), ``remat`` (recompute the blocks in the
-        backward pass to save memory), and the decoder's own options.
+        backward pass to save memory), ``auxiliary`` (an FCN head on the second deepest
+        map, trained beside the decoder), and the decoder's own options.
+
+    Raises:
+      ValueError: an unknown name or option, a value or a pair that is not possible.
+    """
+    make_encoder, make_decoder = lookup(encoders, encoder), lookup(decoders, decoder)
+    _check(like, platform, options, num_classes=num_classes, in_channels=in_channels)
+    known_options = (*SEGMENTER_OPTIONS, *make_decoder.func.options)
+    for option in options:
+        if option not in known_options:
+            raise _unknown(f"option for {encoder} + {decoder}:", option, known_options)
+    _check_pair(encoder, decoder, make_encoder, make_decoder)
+    layers = _make_layers(platform, dtype, param_dtype, options)
+    auxiliary = None
+    if options.pop("auxiliary", False):
+        channels = 256 if like == "transformers" else None
+        auxiliary = FCNHead(num_classes, layers, channels)
+    if options.get("output_stride") is None:
+        # DeepLab and PSPNet dilate what can be dilated, except where SMP does not.
+        wanted = getattr(make_decoder.func, "output_stride", lambda like: None)(like)
+        if wanted is not None and "output_stride" in _fields(make_encoder.func):
+            options["output_stride"] = wanted
+    made = _make_encoder(encoder, make_encoder, layers, like, options)
+    fields = {
+        "like": like,
+        "strides": tuple(made.strides),
+        "num_classes": num_classes,
+    }
+    own = _fields(make_decoder.func)
+    fields = {name: value for name, value in fields.items() if name in own}
+    return Segmenter(
+        encoder=made,
+        decoder=make_decoder(layers=layers, **fields, **options),
+        num_classes=num_classes,
+        in_channels=in_channels,
+        layers=layers,
+        align_corners=like == "smp",
+        auxiliary=auxiliary,
+    )
+
+
+def build_classifier(
+    encoder: str,
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    like: str = "segjax",
+    platform: str | None = None,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = jnp.float32,
+    **options: Any,
+) -> Classifier:
+    """The encoder with its published head: ``apply(variables, image)`` is f32[B, K].
+
+    Arguments as in :func:`build`; of the options, ``output_stride``, ``norm`` and
+    ``remat``. GoogLeNet's auxiliary logits are sown in the collection "auxiliary".
 
     Raises:
       ValueError: an unknown name or option, or a value that is not possible.
     """
-    make_encoder, make_decoder = lookup(encoders, encoder), lookup(decoders, decoder)
-    for kind, value, known in (
-        ("like", like, LIKE),
-        ("platform", platform, (None, *PLATFORMS)),
-        ("norm", options.get("norm", "batch"), NORMS),
-        ("output_stride", options.get("output_stride"), (None, *OUTPUT_STRIDES)),
-    ):
-        if value not in known:
-            raise _unknown(kind, value, known)
-    known_options = (*SHARED_OPTIONS, *make_decoder.func.options)
+    make = lookup(encoders, encoder)
+    _check(like, platform, options, num_classes=num_classes, in_channels=in_channels)
     for option in options:
-        if option not in known_options:
-            raise _unknown(f"option for {encoder} + {decoder}:", option, known_options)
-    for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number above 0")
-    if not isinstance(options.get("remat", False), bool):
-        raise ValueError(f"remat is {options['remat']!r}; it must be True or False")
-    double = jnp.dtype(param_dtype) == jnp.float64
-    layers = Layers(
-        norm_kind=options.pop("norm", "batch"),
-        remat=options.pop("remat", False),
-        dtype=jnp.dtype(param_dtype if double else dtype),
-        param_dtype=jnp.dtype(param_dtype),
-        platform=platform,
-    )
-    stride = options.pop("output_stride", None)
-    return Segmenter(
-        encoder=make_encoder(layers=layers, like=like, output_stride=stride or 32),
-        decoder=make_decoder(layers=layers, **options),
+        if option not in SHARED_OPTIONS:
+            raise _unknown(f"option for {encoder}:", option, SHARED_OPTIONS)
+    layers = _make_layers(platform, dtype, param_dtype, options)
+    fields = {}
+    if "auxiliary_classes" in _fields(make.func):
+        fields["auxiliary_classes"] = num_classes
+    made = _make_encoder(encoder, make, layers, like, options, **fields)
+    head = made.classifier_head(num_classes=num_classes, layers=layers, like=like)
+    return Classifier(
+        encoder=made,
+        head=head,
         num_classes=num_classes,
         in_channels=in_channels,
         layers=layers,

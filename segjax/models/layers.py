@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.dense import Dense, LayerNorm
+from segjax.models.drop import DropPath
 from segjax.ops import conv as conv_ops
 from segjax.ops import norm as norm_ops
 from segjax.ops import pool as pool_ops
@@ -35,6 +37,34 @@ class Features(NamedTuple):
 
     maps: tuple[jax.Array, ...]
     tokens: tuple[jax.Array, ...] = ()
+
+
+class Octave(NamedTuple):
+    """One halving of the image: the encoder's map there, or None, and its size."""
+
+    map: jax.Array | None
+    size: tuple[int, int]
+
+
+def octaves(
+    features: Features, strides: Sequence[int], size: tuple[int, int]
+) -> list[Octave]:
+    """The maps at stride 2, 4, 8, ... down to the deepest, for an image of ``size``.
+
+    A map finer than stride 2 is left out; a stride that the encoder lacks has no map,
+    and the size that halving upwards gives (ceil). ``strides`` are nominal: a dilated
+    encoder's maps keep their places.
+    """
+    maps = dict(zip(strides, features.maps, strict=True))
+    found, stride = [], 2
+    while stride <= max(strides):
+        rows, columns = (-(-n // stride) for n in size)
+        one = maps.get(stride)
+        if one is not None:
+            rows, columns = one.shape[1], one.shape[2]
+        found.append(Octave(one, (rows, columns)))
+        stride *= 2
+    return found
 
 
 class Conv(nn.Module):
@@ -102,6 +132,44 @@ class UpsampledConv(Conv):
             platform=self.platform,
         )
         return y if bias is None else y + bias[None, None, None, :]
+
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution; parameters ``transposed_kernel`` [kh, kw, Ci, Co], bias.
+
+    ``padding`` takes rows and columns off the result, as in torch.nn.ConvTranspose2d.
+    """
+
+    features: int
+    kernel_size: int
+    strides: int
+    padding: int = 0
+    use_bias: bool = True
+    kernel_init: Initializer = kaiming_normal_fan_out
+    bias_init: Initializer = nn.initializers.zeros_init()
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    platform: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x[B, h, w, Ci] -> [B, (h - 1) * strides - 2 * padding + k, ..., Co]."""
+        k = self.kernel_size
+        shape = (k, k, x.shape[3], self.features)
+        kernel = self.param(
+            "transposed_kernel", self.kernel_init, shape, self.param_dtype
+        )
+        y = conv_ops.conv_transpose(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            strides=self.strides,
+            padding=self.padding,
+            platform=self.platform,
+        )
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        return y + bias.astype(self.dtype)[None, None, None, :]
 
 
 class Norm(nn.Module):
@@ -196,6 +264,33 @@ class Layers:
         """An :class:`UpsampledConv`, otherwise as :meth:`conv_before_norm`."""
         options = {"use_bias": self.norm_kind == "none", **options}
         return self._conv(UpsampledConv, features, 3, options)
+
+    def conv_transpose(
+        self, features: int, kernel_size: int, strides: int, **options
+    ) -> ConvTranspose:
+        """A :class:`ConvTranspose`; ``options`` are its other fields."""
+        options = {"strides": strides, **options}
+        return self._conv(ConvTranspose, features, kernel_size, options)
+
+    def dense(self, features: int, **options) -> Dense:
+        """A :class:`segjax.models.dense.Dense`; ``options`` are its other fields."""
+        return Dense(
+            features, dtype=self.dtype, param_dtype=self.param_dtype, **options
+        )
+
+    def layer_norm(self, *, name: str, eps: float = 1e-6) -> LayerNorm:
+        """A layer norm whatever ``norm_kind`` is, for networks built around it."""
+        return LayerNorm(eps=eps, param_dtype=self.param_dtype, name=name)
+
+    def dropout(self, x: jax.Array, rate: float, train: bool) -> jax.Array:
+        """Zero a share ``rate`` of the elements in training (key stream "dropout")."""
+        if not train or rate == 0:
+            return x
+        return nn.Dropout(rate, deterministic=False)(x)
+
+    def drop_path(self, x: jax.Array, rate: float, train: bool) -> jax.Array:
+        """Zero whole examples of a residual branch (Huang et al. 2016) in training."""
+        return DropPath(rate)(x) if train and rate > 0 else x
 
     def norm(self, *, relu: bool = False, name: str) -> Norm:
         """A :class:`Norm`, with the ReLU after it where ``relu``."""

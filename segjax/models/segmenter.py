@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.heads import FCNHead
 from segjax.models.layers import Layers
 from segjax.ops.scores import Rule, Scores, finish
 
@@ -12,8 +13,12 @@ class Segmenter(nn.Module):
     """Image -> logits. Parameters: ``encoder/...``, ``decoder/...``, ``head/...``.
 
     A decoder module has ``__call__(features, size, train) -> map``, ``any_size``,
-    ``head_kernel`` and ``head_init``. Decoders that want sizes in multiples of the
-    stride (``any_size`` False) get the image padded at the right and the bottom.
+    ``head_kernel`` (0: its map is the scores) and ``head_init``. Decoders that want
+    sizes in multiples of the stride (``any_size`` False) get the image padded at the
+    right and the bottom.
+
+    ``auxiliary`` is an FCN head on the second deepest map. In training its logits are
+    sown in the collection "auxiliary", at the image's size.
     """
 
     encoder: nn.Module
@@ -21,6 +26,8 @@ class Segmenter(nn.Module):
     num_classes: int
     in_channels: int
     layers: Layers
+    align_corners: bool = False
+    auxiliary: FCNHead | None = None
 
     @nn.compact
     def scores(self, image: jax.Array, *, train: bool = False) -> Scores:
@@ -37,14 +44,26 @@ class Segmenter(nn.Module):
             extra = ((0, size[0] - crop[0]), (0, size[1] - crop[1]))
             image = jnp.pad(image, ((0, 0), *extra, (0, 0)))
         features = self.encoder(image.astype(self.layers.dtype), train=train)
-        x = self.decoder(features, size, train=train)
-        array = self.layers.conv(
-            self.num_classes,
-            self.decoder.head_kernel,
-            kernel_init=self.decoder.head_init,
-            name="head",
-        )(x)
-        return Scores(array, Rule(size=size, crop=crop))
+        array = self.decoder(features, size, train=train)
+        if self.decoder.head_kernel:
+            array = self.layers.conv(
+                self.num_classes,
+                self.decoder.head_kernel,
+                kernel_init=self.decoder.head_init,
+                name="head",
+            )(array)
+        rule = Rule(size=size, crop=crop, align_corners=self.align_corners)
+        if self.auxiliary is not None and (train or self.is_initializing()):
+            scores = self.auxiliary(features.maps[-2], train)
+            self.sow(
+                "auxiliary",
+                "logits",
+                finish(Scores(scores, rule)),
+                # Not a growing tuple: the logits of init are not to stay.
+                reduce_fn=lambda before, now: now,
+                init_fn=lambda: jnp.zeros(()),
+            )
+        return Scores(array, rule)
 
     def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """Image f[B, H, W, C] -> logits float32[B, H, W, K] (float64: see build)."""

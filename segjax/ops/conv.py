@@ -187,6 +187,40 @@ def _over_channels(x, matrix):
     return y.reshape(*x.shape[:3], matrix.shape[1])
 
 
+def conv_transpose(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: int | Sequence[int],
+    padding: int | Sequence[int] = 0,
+    platform: str | None = None,
+) -> jax.Array:
+    """Transposed convolution, torch.nn.ConvTranspose2d without output_padding.
+
+    x[B, h, w, Ci], kernel[kh, kw, Ci, Co] -> [B, (h - 1) * s - 2 * padding + kh, .,
+    Co]. Where the kernel is as large as the stride the patches do not overlap, and one
+    product makes them.
+    """
+    strides, padding = pair(strides), pair(padding)
+    kh, kw, c_in, c_out = kernel.shape
+    if (kh, kw) == strides and padding == (0, 0):
+        b, h, w, _ = x.shape
+        y = _over_channels(x, kernel.transpose(2, 0, 1, 3).reshape(c_in, -1))
+        y = y.reshape(b, h, w, kh, kw, c_out).transpose(0, 1, 3, 2, 4, 5)
+        return y.reshape(b, h * kh, w * kw, c_out)
+    opposite = tuple(
+        (k - 1 - p, k - 1 - p) for k, p in zip((kh, kw), padding, strict=True)
+    )
+    return lax.conv_general_dilated(
+        x,
+        kernel[::-1, ::-1],
+        (1, 1),
+        opposite,
+        lhs_dilation=strides,
+        dimension_numbers=DIMENSIONS,
+    )
+
+
 def conv_upsampled(
     x: jax.Array,
     skip: jax.Array | None,

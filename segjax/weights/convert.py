@@ -10,31 +10,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.models.segmenter import Segmenter
+from segjax.models.classifier import Classifier
 from segjax.weights.files import read_file
-from segjax.weights.naming import Entry, detect, entries
+from segjax.weights.naming import (
+    Entry,
+    Layout,
+    Model,
+    buffers,
+    detect,
+    entries,
+    find_layout,
+)
 
 Source = str | os.PathLike | Mapping[str, Any]
 
 
 def load_torch(
-    model: Segmenter,
+    model: Model,
     source: Source,
     image_shape: tuple[int, int, int] | None = None,
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
+    naming: str | None = None,
 ) -> dict[str, Any]:
     """Variables of ``model`` with the values of a PyTorch state dict.
 
+    A file of a Segmenter's encoder alone, or of the classifier around it, fills the
+    encoder; the classifier's own head is passed over.
+
     Args:
-      model: from :func:`segjax.models.build`.
+      model: from :func:`segjax.models.build` or ``build_classifier``.
       source: a .safetensors, .pth or .pt file (read as data, nothing is executed), or
-        a mapping from names to arrays or tensors, named as in
-        segmentation_models_pytorch, or (encoder alone) in torchvision's classifiers.
+        a mapping from names to arrays or tensors, named as in torchvision, timm,
+        segmentation_models_pytorch or transformers. A prefix of all names is found.
       image_shape: (H, W, C) to trace the model with; no value depends on it.
       allow_missing: patterns (fnmatch) of names or variable paths ("decoder/*") that
         may lack in the source; they are initialised with key 0.
       allow_unexpected: patterns of names in the source to ignore ("fc.*").
+      naming: whose names; None: found out.
 
     Returns:
       {"params": ..., "batch_stats": ...} as NumPy arrays in the model's param_dtype.
@@ -46,21 +59,25 @@ def load_torch(
     if not isinstance(source, Mapping):
         where = os.fspath(source)
         source = read_file(Path(where))
+    shape = image_shape or (64, 64, model.in_channels)
+    abstract = _abstract(model, shape)
+    layout = detect(model, abstract, source, naming)
+    unused = buffers(model, layout)
     tensors = {
-        name: value
+        name.removeprefix(layout.prefix): value
         for name, value in source.items()
         if not name.endswith("num_batches_tracked")
+        and name.removeprefix(layout.prefix) not in unused
     }
-    shape = image_shape or (64, 64, model.in_channels)
-    image = jax.ShapeDtypeStruct((1, *shape), model.layers.dtype)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), image)
-    wanted = list(entries(model, abstract, detect(list(tensors))))
-    missing = [entry for entry in wanted if entry.name not in tensors]
+    if not isinstance(model, Classifier) and not layout.whole:
+        allow_unexpected = (*allow_unexpected, *model.encoder.head_names)
+    wanted = list(entries(model, abstract, layout))
+    missing = [e for e in wanted if not e.names or not set(e.names) <= set(tensors)]
     _check(tensors, wanted, missing, allow_missing, allow_unexpected, where)
     result: dict[str, Any] = {}
     for entry in wanted:
-        if entry.name is not None and entry.name in tensors:
-            value = entry.from_torch(_array(tensors[entry.name]))
+        if entry not in missing:
+            value = entry.from_torch([_array(tensors[name]) for name in entry.names])
             # A copy: a torch model that trains on must not change these.
             _put(result, entry, np.array(value, entry.dtype, order="C"))
     for entry, value in zip(missing, _initial(model, shape, missing), strict=True):
@@ -69,30 +86,39 @@ def load_torch(
 
 
 def to_torch(
-    model: Segmenter, variables: Mapping[str, Any], naming: str = "smp"
+    model: Model, variables: Mapping[str, Any], naming: str = "smp"
 ) -> dict[str, np.ndarray]:
     """The state dict of ``variables`` in a package's naming; inverse of load_torch.
 
-    ``num_batches_tracked`` is 0 for every batch norm. In the naming "torchvision" only
-    the encoder has names.
+    ``num_batches_tracked`` is 0 for every batch norm. In a naming that the decoder does
+    not have ("timm", or "torchvision" for a U-Net), it is the encoder's alone.
 
     Raises:
-      ValueError: unknown naming.
+      ValueError: a naming that the model does not have.
     """
-    state = {}
+    layout: Layout = find_layout(model, naming)[0]
     collections = {k: variables[k] for k in ("params", "batch_stats") if k in variables}
-    for entry in entries(model, collections, naming):
-        if entry.name is None:
+    state = buffers(model, layout)
+    for entry in entries(model, collections, layout):
+        if not entry.names:
             continue
-        value = entry.to_torch(np.asarray(_get(collections, entry)))
-        state[entry.name] = np.array(value, order="C")  # no view of the variables
-        if entry.path[-1] == "mean":
-            counter = entry.name.removesuffix("running_mean") + "num_batches_tracked"
-            state[counter] = np.zeros((), np.int64)
+        parts = entry.to_torch(np.asarray(_get(collections, entry)))
+        for name, value in zip(entry.names, parts, strict=True):
+            state[name] = np.array(value, order="C")  # no view of the variables
+            if entry.path[-1] == "mean":
+                counter = name.removesuffix("running_mean") + "num_batches_tracked"
+                state[counter] = np.zeros((), np.int64)
     return state
 
 
-def _initial(model, image_shape, wanted: Sequence[Entry]) -> list[jax.Array]:
+def _abstract(model: Model, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Shapes of the parameters and statistics."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), model.layers.dtype)
+    found = jax.eval_shape(model.init, jax.random.key(0), image)
+    return {k: found[k] for k in ("params", "batch_stats") if k in found}
+
+
+def _initial(model: Model, image_shape, wanted: Sequence[Entry]) -> list[jax.Array]:
     """The initial values of these variables alone, which is all that compiles."""
     if not wanted:
         return []
@@ -131,13 +157,13 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 def _check(tensors, wanted, missing, allow_missing, allow_unexpected, where):
     """One error that lists everything that does not fit."""
-    known = {entry.name for entry in wanted}
-    lacking = [
-        entry.name or "/".join(entry.path)
-        for entry in missing
-        if not _matches(entry.name or "", allow_missing)
-        and not _matches("/".join(entry.path), allow_missing)
-    ]
+    known = {name for entry in wanted for name in entry.names}
+    lacking = []
+    for entry in missing:
+        path = "/".join(entry.path)
+        absent = [name for name in entry.names if name not in tensors] or [path]
+        if not _matches(path, allow_missing):
+            lacking += [name for name in absent if not _matches(name, allow_missing)]
     surplus = [
         name
         for name in tensors
@@ -145,10 +171,11 @@ def _check(tensors, wanted, missing, allow_missing, allow_unexpected, where):
     ]
     shapes = []
     for entry in wanted:
-        if entry.name in tensors:
-            found = tuple(tensors[entry.name].shape)
-            if found != entry.torch_shape:
-                shapes.append(f"{entry.name} {found} instead of {entry.torch_shape}")
+        for name in entry.names:
+            if name in tensors:
+                found = tuple(tensors[name].shape)
+                if found != entry.torch_shape:
+                    shapes.append(f"{name} {found} instead of {entry.torch_shape}")
     problems = [
         f"{len(found)} {kind}: {', '.join(found)}"
         for kind, found in (

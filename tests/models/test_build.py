@@ -29,7 +29,10 @@ from segjax.models.segmenter import Segmenter
         ({"num_classes": 0}, ["num_classes is 0", "above 0"]),
         ({"in_channels": 2.5}, ["in_channels is 2.5"]),
         ({"remat": "yes"}, ["remat is 'yes'"]),
-        ({"decoder_channels": (8, 8)}, ["decoder_channels has 2 numbers", "5 maps"]),
+        (
+            {"decoder_channels": (8, 8)},
+            ["decoder_channels has 2 numbers", "halves 5 times"],
+        ),
     ],
 )
 def test_one_line_says_what_to_write_instead(change, words):

@@ -6,19 +6,12 @@ import numpy as np
 import pytest
 
 from segjax import models
-from segjax.models import build
+from segjax.models import build, build_classifier
+from tests.models.families import PARAMETERS, SMALL, map_size
 
 NAMES = models.names()
 KEY = jax.random.key(0)
 
-# Of torchvision's classifier, without its last layer (1000 classes).
-ENCODER_PARAMETERS = {
-    "resnet18": 11_689_512 - 513_000,
-    "resnet34": 21_797_672 - 513_000,
-    "resnet50": 25_557_032 - 2_049_000,
-    "resnet101": 44_549_160 - 2_049_000,
-    "resnet152": 60_192_808 - 2_049_000,
-}
 # smp.Unet(name, classes=11), counted in segmentation_models_pytorch 0.6.0.
 UNET_PARAMETERS = {
     "resnet18": 14_329_659,
@@ -26,11 +19,6 @@ UNET_PARAMETERS = {
     "resnet50": 32_522_555,
     "resnet101": 51_514_683,
     "resnet152": 67_158_331,
-}
-# Every layer and branch of a family's kinds of block, few and narrow.
-SMALL = {
-    "resnet18": {"width": 8, "counts": (1, 1, 1, 1)},
-    "resnet50": {"width": 8, "counts": (2, 1, 1, 1)},
 }
 SMALL_PAIRS = [(e, d) for e in SMALL for d in NAMES["decoders"]]
 
@@ -61,16 +49,22 @@ def tree_of(variables):
 
 @pytest.mark.parametrize("encoder", NAMES["encoders"])
 def test_strides_sizes_and_parameters(encoder):
-    model = build(encoder, "unet", 11)
-    features, variables = traced(model.encoder, (2, 97, 131, 3))
+    model = build_classifier(encoder, 1000)
+    features, _ = traced(model.encoder, (2, 97, 131, 3))
     for stride, found in zip(model.encoder.strides, features.maps, strict=True):
-        assert found.shape[:3] == (2, -(-97 // stride), -(-131 // stride))
-    assert count(variables["params"]) == ENCODER_PARAMETERS[encoder]
-    logits, variables = traced(model, (2, 97, 131, 3))
+        assert found.shape[:3] == (2, *map_size(encoder, 97, 131, stride))
+    logits, variables = traced(model, (2, 224, 224, 3))
+    assert logits.shape == (2, 1000) and logits.dtype == jnp.float32
+    assert count(variables["params"]) == PARAMETERS[encoder]
+    logits, variables = traced(build(encoder, "unet", 11), (2, 97, 131, 3))
     assert logits.shape == (2, 97, 131, 11) and logits.dtype == jnp.float32
-    assert count(variables["params"]) == UNET_PARAMETERS[encoder]
     assert set(variables["params"]) == {"encoder", "decoder", "head"}
-    assert set(variables) == {"params", "batch_stats"}
+
+
+@pytest.mark.parametrize("encoder", UNET_PARAMETERS)
+def test_unet_parameters(encoder):
+    _, variables = traced(build(encoder, "unet", 11), (2, 64, 64, 3))
+    assert count(variables["params"]) == UNET_PARAMETERS[encoder]
 
 
 @pytest.mark.parametrize("encoder", NAMES["encoders"])
@@ -206,4 +200,4 @@ def test_initial_weights_have_the_references_spread():
 
 
 def test_no_encoder_goes_uncounted():
-    assert set(NAMES["encoders"]) == set(ENCODER_PARAMETERS) == set(UNET_PARAMETERS)
+    assert set(NAMES["encoders"]) == set(PARAMETERS)

@@ -1,13 +1,34 @@
-"""Reference models with every tensor random, and their runs, shared by parity tests."""
+"""Reference models with every tensor random, and the comparison with them.
 
+A parity test is a :class:`Case`: names of the parts, a function that makes the PyTorch
+model, and how to run it. ``case.measure()`` compares; the report (benchmarks/parity.py)
+collects the ``CASES`` of all test modules of this folder.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from segjax.models import build, build_classifier
+from segjax.weights import load_torch, to_torch
+
+LIMIT = 1e-4
+# Names of what is neither weight nor bias: tokens and position tables are drawn like
+# biases, gains of residual branches like gains.
+TABLES = ("token", "pos_embed", "position", "relative_position_bias_table")
+GAINS = ("layer_scale", "gamma", "lambda_")
 
 
 def randomize(model, seed: int = 0):
     """Make every float tensor random, so that no tensor can be wrong unseen.
 
-    Weights by Kaiming's spread, gains U(.5, 1.5), biases and running means N(0, .5),
-    running variances U(.5, 2).
+    Weights by Kaiming's spread, gains and layer scales U(.5, 1.5); biases, running
+    means, tokens and position tables N(0, .5), running variances U(.5, 2). Returns
+    the model in evaluation mode.
     """
     import torch
 
@@ -18,6 +39,10 @@ def randomize(model, seed: int = 0):
                 continue
             if name.endswith("running_var"):
                 tensor.uniform_(0.5, 2, generator=generator)
+            elif any(word in name for word in GAINS):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            elif any(word in name for word in TABLES) and not name.endswith("weight"):
+                tensor.normal_(0, 0.5, generator=generator)
             elif tensor.ndim > 1:
                 sigma = (2 / tensor[0].numel()) ** 0.5
                 tensor.normal_(0, sigma, generator=generator)
@@ -32,7 +57,21 @@ def to_nchw(image: np.ndarray):
     """[B, H, W, C] as a torch tensor [B, C, H, W]."""
     import torch
 
-    return torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
+    return torch.from_numpy(np.asarray(image).transpose(0, 3, 1, 2).copy())
+
+
+def to_nhwc(tensor) -> np.ndarray:
+    """[B, C, H, W] or [B, C] as [B, H, W, C] or [B, C]."""
+    array = tensor.detach().numpy()
+    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+
+
+def logits_of(model, x):
+    """The logits tensor of any package's model for a tensor x."""
+    y = model(x)
+    if isinstance(y, Mapping):
+        return y["out"] if "out" in y else y["logits"]
+    return getattr(y, "logits", y)
 
 
 def run(model, image: np.ndarray) -> np.ndarray:
@@ -40,10 +79,235 @@ def run(model, image: np.ndarray) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        return model(to_nchw(image)).permute(0, 2, 3, 1).numpy()
+        return to_nhwc(logits_of(model, to_nchw(image)))
 
 
 def relative_error(found, wanted) -> float:
     """max |found - wanted| / max |wanted|."""
-    wanted = np.asarray(wanted)
-    return float(np.abs(np.asarray(found) - wanted).max() / np.abs(wanted).max())
+    found, wanted = np.asarray(found), np.asarray(wanted)
+    assert found.shape == wanted.shape, (found.shape, wanted.shape)
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def image(height, width, dtype=np.float32, batch=2, channels=3):
+    """A random image batch [batch, height, width, channels], always the same."""
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(batch, height, width, channels)).astype(dtype)
+
+
+def hooked(model, names, x) -> list[np.ndarray]:
+    """Outputs of submodules, by name, while the model runs on x [B, H, W, C]."""
+    import torch
+
+    found, handles = {}, []
+    for name in names:
+
+        def keep(module, args, output, name=name):
+            found[name] = to_nhwc(output.clone())
+
+        handles.append(model.get_submodule(name).register_forward_hook(keep))
+    try:
+        with torch.no_grad():
+            model(to_nchw(x))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [found[name] for name in names]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network here and in a PyTorch package.
+
+    Args:
+      encoder: name here.
+      decoder: name here, or None for the classifier.
+      package: "torchvision", "smp", "timm", "transformers", or "paper" (a plain module
+        in the tests, from the paper).
+      make: () -> the torch model; imports the package when called.
+      like: of segjax's model.
+      size: (H, W) of the images.
+      options: further options of build.
+      forward: (model, tensor x) -> logits tensor; None: :func:`logits_of`.
+      pyramid: (model, array x [B, H, W, C]) -> the encoder's maps [B, h, w, C], finest
+        first, or names of submodules whose outputs they are; None: not compared.
+      naming: of the weights; None: found out.
+      slow: too long for CI.
+    """
+
+    encoder: str
+    decoder: str | None
+    package: str
+    make: Callable[[], Any]
+    like: str = "segjax"
+    size: tuple[int, int] = (64, 64)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    forward: Callable | None = None
+    pyramid: Callable | tuple[str, ...] | None = None
+    naming: str | None = None
+    classes: int = 5
+    platform: str | None = None
+    slow: bool = False
+
+    def __str__(self):
+        kind = self.decoder or "classifier"
+        return f"{self.encoder}-{kind}-{self.package}-{self.size[0]}x{self.size[1]}"
+
+    def build(self, **options):
+        """The model here."""
+        common = {"like": self.like, "platform": self.platform, **self.options}
+        common |= options
+        if self.decoder is None:
+            return build_classifier(self.encoder, self.classes, **common)
+        return build(self.encoder, self.decoder, self.classes, **common)
+
+    def reference_logits(self, reference, tensor):
+        """The reference's logits tensor."""
+        return (self.forward or logits_of)(reference, tensor)
+
+    def measure(self, samples: int = 2) -> dict[str, Any]:
+        """Compare; returns errors per stage, the logits' error, the parameters.
+
+        Asserts that the logits' argmax is the same wherever the top two differ by
+        more than the error, that parameters are as many as the reference's, that the
+        weights go back (``load_state_dict(strict=True)``, same tensors), and that
+        zeroing ``samples`` random tensors each breaks the parity.
+        """
+        import torch
+
+        reference = randomize(self.make())
+        model = self.build()
+        state = reference.state_dict()
+        variables = load_torch(model, state, (*self.size, 3), naming=self.naming)
+        x = image(*self.size)
+        with torch.no_grad():
+            wanted = to_nhwc(self.reference_logits(reference, to_nchw(x)))
+
+        def both(variables, x):
+            logits, grown = model.apply(
+                variables, x, capture_intermediates=_is_encoder, mutable=True
+            )
+            return logits, grown["intermediates"]["encoder"]["__call__"][0].maps
+
+        both = jax.jit(both)
+        found, maps = both(variables, x)
+        row: dict[str, Any] = {"logits": relative_error(found, wanted)}
+        _assert_argmax(np.asarray(found), wanted, row["logits"])
+        row["stages"] = self._stages(reference, maps, x)
+        ours = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        unused = self._way_back(reference, model, variables)
+        theirs = sum(p.numel() for p in reference.parameters())
+        assert ours + unused == theirs, (ours, unused, theirs)
+        row["parameters"] = ours
+        self._sensitivity(model, state, both, x, wanted, samples)
+        return row
+
+    def check(self, **options):
+        """Measure, and assert the errors within 1e-4."""
+        row = self.measure(**options)
+        assert row["logits"] <= LIMIT, row
+        assert all(error <= LIMIT for error in row["stages"]), row
+
+    def _stages(self, reference, maps, x) -> list[float]:
+        if self.pyramid is None:
+            return []
+        if callable(self.pyramid):
+            import torch
+
+            with torch.no_grad():
+                wanted = self.pyramid(reference, x)
+        else:
+            wanted = hooked(reference, self.pyramid, x)
+        assert len(wanted) == len(maps)
+        return [relative_error(a, b) for a, b in zip(maps, wanted, strict=True)]
+
+    def _way_back(self, reference, model, variables) -> int:
+        """to_torch fits the reference, tensor for tensor; parameters not used here."""
+        import torch
+
+        naming = self.naming or _naming(model, variables, reference)
+        state = to_torch(model, variables, naming)
+        own = reference.state_dict()
+        tensors = {k: torch.from_numpy(v) for k, v in state.items()}
+        assert set(tensors) == set(own), set(tensors) ^ set(own)
+        other = self.make()
+        other.load_state_dict(tensors, strict=True)
+        from segjax.weights.naming import buffers, find_layout
+
+        unused = buffers(model, find_layout(model, naming)[0])
+        for name, tensor in own.items():
+            if name.endswith("num_batches_tracked") or name in unused:
+                continue
+            assert torch.equal(tensors[name].to(tensor.dtype), tensor), name
+        parameters = dict(reference.named_parameters())
+        return sum(parameters[n].numel() for n in unused if n in parameters)
+
+    def _sensitivity(self, model, state, both, x, wanted, samples):
+        """A tensor set to zero must break the parity."""
+        from segjax.weights.naming import buffers, find_layout
+
+        naming = self.naming or find_layout(model, None)[0].naming
+        unused = buffers(model, find_layout(model, naming)[0])
+        names = [
+            name
+            for name, tensor in state.items()
+            if tensor.is_floating_point()
+            and name not in unused
+            and not _no_effect(name)
+        ]
+        rng = np.random.default_rng(len(names))
+        for name in rng.choice(names, min(samples, len(names)), replace=False):
+            broken = {k: v.clone() if k == name else v for k, v in state.items()}
+            broken[name].zero_()
+            variables = load_torch(model, broken, (*self.size, 3), naming=self.naming)
+            error = relative_error(both(variables, x)[0], wanted)
+            assert error > LIMIT, f"{name} does not matter ({error})"
+
+    def check_input_gradient(self, size=(32, 32)):
+        """The gradient with respect to the image, in float64 to 1e-7."""
+        reference = randomize(self.make()).double()
+        x = image(*size, np.float64)
+        with jax.enable_x64(True):
+            model = self.build(param_dtype=jnp.float64)
+            variables = load_torch(
+                model, reference.state_dict(), (*size, 3), naming=self.naming
+            )
+            tensor = to_nchw(x).requires_grad_()
+            y = self.reference_logits(reference, tensor)
+            weight = np.random.default_rng(2).normal(size=to_nhwc(y).shape)
+            scale = to_nchw(weight) if weight.ndim == 4 else _tensor(weight)
+            (y * scale).sum().backward()
+            gradient = jax.jit(
+                jax.grad(lambda x, v: jnp.sum(model.apply(v, x) * weight))
+            )(x, variables)
+        assert tensor.grad is not None
+        assert relative_error(gradient, to_nhwc(tensor.grad)) <= 1e-7
+
+
+def _tensor(array):
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def _is_encoder(module, method) -> bool:
+    return method == "__call__" and module.name == "encoder"
+
+
+def _no_effect(name: str) -> bool:
+    """Biases that a softmax takes away again: zeroing them changes nothing."""
+    return name.endswith(("key.bias", "k.bias", "k_proj.bias"))
+
+
+def _naming(model, variables, reference) -> str:
+    from segjax.weights.naming import detect
+
+    return detect(model, variables, list(reference.state_dict())).naming
+
+
+def _assert_argmax(found, wanted, error):
+    """The same class wherever the top two differ by more than the error."""
+    top = np.sort(wanted, -1)
+    clear = top[..., -1] - top[..., -2] > 2 * error * np.abs(wanted).max()
+    same = np.argmax(found, -1) == np.argmax(wanted, -1)
+    assert np.all(same[clear]) and clear.mean() > 0.9, clear.mean()

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from segjax.models.layers import Features, Layers, xavier_uniform
+from segjax.models.naming import Name, Parts
 
 
 class FCN32s(nn.Module):
@@ -25,6 +26,7 @@ class FCN32s(nn.Module):
     options: ClassVar[tuple[str, ...]] = ()
     head_kernel: ClassVar[int] = 1
     head_init: ClassVar = staticmethod(xavier_uniform)
+    torch_parts: ClassVar[dict[str, Parts]] = {"smp": Parts()}
 
     @nn.compact
     def __call__(
@@ -32,6 +34,11 @@ class FCN32s(nn.Module):
     ) -> jax.Array:
         """Features -> the deepest map, [B, h, w, C]."""
         return features.maps[-1]
+
+    @nn.nowrap
+    def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
+        """Nobody's: our own path."""
+        return ".".join(path)
 
 
 fcn32s = partial(FCN32s)

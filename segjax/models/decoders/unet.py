@@ -10,9 +10,12 @@ import jax
 from segjax.models.layers import (
     Features,
     Layers,
+    Octave,
     kaiming_uniform_fan_in,
+    octaves,
     xavier_uniform,
 )
+from segjax.models.naming import Name, Parts
 
 
 class Block(nn.Module):
@@ -35,40 +38,44 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """One block per map of the encoder, deepest first, and one at the input's size."""
+    """One block per halving, deepest first, and the last at the input's size.
+
+    Where the encoder has no map of a stride (``strides``), the block has no skip.
+    """
 
     layers: Layers = Layers()
+    strides: tuple[int, ...] = (2, 4, 8, 16, 32)
     decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
     any_size: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ("decoder_channels",)
     head_kernel: ClassVar[int] = 3
     head_init: ClassVar = staticmethod(xavier_uniform)
+    torch_parts: ClassVar[dict[str, Parts]] = {"smp": Parts()}
 
     @nn.compact
     def __call__(
         self, features: Features, size: tuple[int, int], *, train: bool
     ) -> jax.Array:
         """Features of an image of ``size`` -> [B, *size, decoder_channels[-1]]."""
-        *skips, x = features.maps
-        skips = [*reversed(skips), None]
-        if len(self.decoder_channels) != len(skips):
+        *skips, deepest = octaves(features, self.strides, size)
+        if len(self.decoder_channels) != len(skips) + 1:
             raise ValueError(
                 f"decoder_channels has {len(self.decoder_channels)} numbers, but the "
-                f"encoder has {len(skips)} maps: give one number for each"
+                f"encoder halves {len(skips) + 1} times: give one number for each"
             )
         layers = dataclasses.replace(self.layers, kernel_init=kaiming_uniform_fan_in)
         block = layers.block(Block)
-        for i, (skip, width) in enumerate(
-            zip(skips, self.decoder_channels, strict=True)
+        targets, x = [*reversed(skips), Octave(None, size)], deepest.map
+        for i, (target, width) in enumerate(
+            zip(targets, self.decoder_channels, strict=True)
         ):
-            target = size if skip is None else skip.shape[1:3]
             x = block(
-                features=width, size=tuple(target), layers=layers, name=f"block{i}"
-            )(x, train, skip)
+                features=width, size=target.size, layers=layers, name=f"block{i}"
+            )(x, train, target.map)
         return x
 
-    @staticmethod
-    def torch_name(path: tuple[str, ...]) -> str:
+    @nn.nowrap
+    def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
         """The module's name below SMP's ``decoder``, from its path in the decoder."""
         block, layer = path
         part = {"conv": "0", "bn": "1"}[layer[:-1]]

@@ -6,7 +6,9 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
+from segjax.models.heads import PoolDense
 from segjax.models.layers import Features, Layers
+from segjax.models.naming import Name
 
 
 class BasicBlock(nn.Module):
@@ -111,6 +113,11 @@ class ResNet(nn.Module):
     like: str = "segjax"
     width: int = 64
     strides: ClassVar[tuple[int, ...]] = (2, 4, 8, 16, 32)
+    namings: ClassVar[tuple[str, ...]] = ("torchvision", "smp", "timm")
+    classifier_head: ClassVar = staticmethod(
+        partial(PoolDense, torch={"torchvision": "fc", "timm": "fc"})
+    )
+    head_names: ClassVar[tuple[str, ...]] = ("fc.*",)
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
@@ -141,9 +148,9 @@ class ResNet(nn.Module):
             maps.append(x)
         return Features(tuple(maps))
 
-    @staticmethod
-    def torch_name(path: tuple[str, ...]) -> str:
-        """The module's name in torchvision and SMP, from its path in the encoder."""
+    @nn.nowrap
+    def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
+        """The module's name, from its path in the encoder: the same everywhere."""
         name = ".".join(path)
         for ours, theirs in (
             (".block", "."),

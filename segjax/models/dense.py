@@ -1,0 +1,61 @@
+"""Layers over the last axis, for arrays of any rank: Dense and LayerNorm."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Initializer = Callable[..., jax.Array]
+
+truncated_normal = nn.initializers.truncated_normal(0.02)
+"""The transformers' (sigma 0.02, cut at two sigma)."""
+
+
+class Dense(nn.Module):
+    """x[..., Ci] -> [..., Co] by ``kernel`` [Ci, Co] and ``bias``."""
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Initializer = truncated_normal
+    bias_init: Initializer = nn.initializers.zeros_init()
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x[..., Ci] -> [..., Co] in the compute dtype."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        # Two dimensions: XLA:CPU transposes the operand for more.
+        flat = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        y = lax.dot(flat, kernel.astype(self.dtype))
+        if self.use_bias:
+            bias = self.param(
+                "bias", self.bias_init, (self.features,), self.param_dtype
+            )
+            y = y + bias.astype(self.dtype)[None]
+        return y.reshape(*x.shape[:-1], self.features)
+
+
+class LayerNorm(nn.Module):
+    """Normalise the last axis (Ba et al. 2016); ``scale`` and ``bias`` [C]."""
+
+    eps: float = 1e-6
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x[..., C] -> the same shape and dtype; computed in float32 or wider."""
+        channels = (x.shape[-1],)
+        ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+        scale = self.param("scale", ones, channels, self.param_dtype)
+        bias = self.param("bias", zeros, channels, self.param_dtype)
+        row = (1,) * (x.ndim - 1) + channels
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = jnp.mean(wide, -1, keepdims=True)
+        var = jnp.mean(jnp.square(wide - mean), -1, keepdims=True)
+        y = (wide - mean) * lax.rsqrt(var + self.eps)
+        return (y * scale.reshape(row) + bias.reshape(row)).astype(x.dtype)

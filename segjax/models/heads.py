@@ -1,0 +1,77 @@
+"""Heads: what stands on an encoder or beside a decoder."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.models.dense import Initializer, truncated_normal
+from segjax.models.layers import Features, Layers, xavier_uniform
+from segjax.models.naming import Name
+
+
+class PoolDense(nn.Module):
+    """Classify the deepest map: mean over the pixels, dropout, one dense layer.
+
+    ``torch`` gives the dense layer's module name in each naming.
+    """
+
+    num_classes: int
+    layers: Layers
+    like: str = "segjax"
+    dropout: float = 0.0
+    kernel_init: Initializer = truncated_normal
+    torch: Mapping[str, str] | None = None
+
+    @nn.compact
+    def __call__(self, features: Features, train: bool) -> jax.Array:
+        """Features -> logits [B, num_classes]."""
+        x = jnp.mean(features.maps[-1], (1, 2))
+        x = self.layers.dropout(x, self.dropout, train)
+        return self.layers.dense(
+            self.num_classes, kernel_init=self.kernel_init, name="dense"
+        )(x)
+
+    @nn.nowrap
+    def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
+        """The dense layer's name."""
+        return (self.torch or {"torchvision": "fc"}).get(naming)
+
+
+class FCNHead(nn.Module):
+    """3x3 convolution, norm, ReLU, dropout, 1x1 convolution: torchvision's FCN head.
+
+    ``channels`` None: a quarter of the input's.
+    """
+
+    num_classes: int
+    layers: Layers
+    channels: int | None = None
+    dropout: float = 0.1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x[B, h, w, C] -> scores [B, h, w, num_classes]."""
+        layers, width = self.layers, self.channels or x.shape[3] // 4
+        x = layers.conv_before_norm(width, 3, name="conv")(x)
+        x = layers.norm(relu=True, name="norm")(x, train)
+        x = layers.dropout(x, self.dropout, train)
+        return layers.conv(
+            self.num_classes, 1, kernel_init=xavier_uniform, name="score"
+        )(x)
+
+    TORCH: ClassVar[dict[str, dict[str, str]]] = {
+        "torchvision": {"conv": "0", "norm": "1", "score": "4"},
+        "transformers": {
+            "conv": "convs.0.conv",
+            "norm": "convs.0.batch_norm",
+            "score": "classifier",
+        },
+    }
+
+    @nn.nowrap
+    def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
+        """Torchvision's numbers, transformers' names, else our own."""
+        return self.TORCH.get(naming, {}).get(path[0], path[0])
