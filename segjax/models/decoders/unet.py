@@ -57,7 +57,7 @@ class UNet(nn.Module):
         self, features: Features, size: tuple[int, int], *, train: bool
     ) -> jax.Array:
         """Features of an image of ``size`` -> [B, *size, decoder_channels[-1]]."""
-        *skips, deepest = octaves(features, self.strides, size)
+        *skips, _ = octaves(features, self.strides, size)
         if len(self.decoder_channels) != len(skips) + 1:
             raise ValueError(
                 f"decoder_channels has {len(self.decoder_channels)} numbers, but the "
@@ -65,7 +65,7 @@ class UNet(nn.Module):
             )
         layers = dataclasses.replace(self.layers, kernel_init=kaiming_uniform_fan_in)
         block = layers.block(Block)
-        targets, x = [*reversed(skips), Octave(None, size)], deepest.map
+        targets, x = [*reversed(skips), Octave(None, size)], features.maps[-1]
         for i, (target, width) in enumerate(
             zip(targets, self.decoder_channels, strict=True)
         ):
