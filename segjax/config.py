@@ -99,7 +99,9 @@ def default() -> Config:
         dtype="float32",  # of the computation: float32 | bfloat16 | float64
         remat=False,  # recompute blocks in the backward pass: less memory, more time
         auxiliary=False,  # an FCN head on the second deepest map, for training alone
-        pretrained=config_dict.placeholder(str),  # weights file, or a run's workdir
+        pretrained=config_dict.placeholder(
+            str
+        ),  # weights file, a run's workdir, package:NAME
     )
 
     config.loss = _options(

@@ -79,6 +79,25 @@ def open_split(config: Config, split: str) -> Source:
     return open_source(name, split, root=config.data.root, **options)
 
 
+def pretrained_range(config: Config) -> dict[str, tuple[float, ...]] | None:
+    """``mean`` and ``std`` that ``model.pretrained`` was trained with, where known.
+
+    A package of weights and another run's workdir know; a file does not.
+    """
+    name = config.model.pretrained
+    if name is None:
+        return None
+    if name.startswith(weights.PREFIX):
+        known = weights.package(name)
+        return {"mean": known.mean, "std": known.std}
+    for folder in (Path(name), Path(name).parent):
+        path = folder / "labels.json"
+        if path.is_file():
+            pre = Preprocessing.from_dict(json.loads(path.read_text())["preprocessing"])
+            return {"mean": pre.mean, "std": pre.std}
+    return None
+
+
 def preprocessing(config: Config, channels: int) -> Preprocessing:
     """The config's preprocessing for images of so many channels.
 
@@ -86,10 +105,18 @@ def preprocessing(config: Config, channels: int) -> Preprocessing:
       ValueError: ``data.mean`` or ``data.std`` does not fit the channels.
     """
     rgb = channels == 3
-    values = {}
+    values, trained = {}, pretrained_range(config)
     for key, known in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
         given = config.data[key]
         given = (given,) if isinstance(given, (int, float)) else given
+        if trained and given is not None and tuple(given) != trained[key]:
+            raise ValueError(
+                f"config.data.{key}={given} is not the range that the weights "
+                f"{config.model.pretrained} were trained on, {trained[key]}; leave "
+                "it out"
+            )
+        if trained and len(trained[key]) == channels:
+            given = trained[key]
         if given is None:
             given = known if rgb else ((0.5 if key == "mean" else 0.25),) * channels
         if len(given) == 1:
@@ -380,9 +407,11 @@ def warm_start(parts: Parts, state: steps.TrainState) -> steps.TrainState:
     """The state with the parameters of ``model.pretrained``.
 
     That is another run's workdir (everything that has the same shape but the head is
-    taken) or a file of PyTorch weights, of the whole network or of its encoder.
+    taken), a file of PyTorch weights, of the whole network or of its encoder, or a
+    package of them ("package:efficientnet-lite0").
     """
-    path = Path(parts.config.model.pretrained)
+    name = parts.config.model.pretrained
+    path = Path(name)
     variables = abstract_variables(parts)
     if path.is_dir():
         loaded = checkpoint.restore_params(
@@ -391,7 +420,7 @@ def warm_start(parts: Parts, state: steps.TrainState) -> steps.TrainState:
     else:
         loaded = weights.load_torch(
             parts.model,
-            path,
+            weights.read_package(name) if name.startswith(weights.PREFIX) else path,
             image_shape=(*parts.pre.image_size, parts.pre.channels),
             allow_missing=("decoder/*", "head/*", "auxiliary/*"),
         )

@@ -3,13 +3,13 @@
 Every encoder, decoder and head has ``torch_name(path, naming)``: the name of the torch
 module for a module's path (its ``weight``, ``bias`` and running statistics follow from
 the parameter), or the whole name of the tensor for a parameter with a name of its own
-(``path`` then ends in it). ``naming`` is "torchvision", "timm", "smp" or
-"transformers"; None means that this naming has no such tensor.
+(``path`` then ends in it). ``naming`` is one of :data:`NAMINGS`; None means that this
+naming has no such tensor.
 """
 
 from typing import NamedTuple
 
-NAMINGS = ("smp", "torchvision", "timm", "transformers")
+NAMINGS = ("smp", "torchvision", "timm", "transformers", "efficientnet_pytorch")
 
 
 class Tensors(NamedTuple):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.ops import table
+from segjax.ops.depthwise import depthwise
 from segjax.ops.resize import resize_nearest
 
 Pair = tuple[int, int]
@@ -58,6 +59,8 @@ def conv2d(
         padding,
         groups,
     )
+    if chosen == "depthwise":
+        return depthwise(strides, padding, dilation, x, kernel)
     if chosen == "dot":
         return _dot(x, kernel, strides)
     if chosen == "patches":

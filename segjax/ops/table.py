@@ -25,10 +25,14 @@ def conv(
 
     Returns one of "plain", "dot" (1x1: a product over channels), "patches" (the taps
     side by side, then one product), "split" and "gim" (filter gradient as one matrix
-    product; forward and input gradient are XLA's).
+    product; forward and input gradient are XLA's), "depthwise" (shifted multiply-adds).
     """
     kh, kw, c_in, c_out = kernel
-    if platform != "cpu" or groups != 1:
+    if platform != "cpu":
+        return "plain"
+    if groups == c_out and c_in == 1 and c_out > 1 and kh * kw > 1:
+        return "depthwise"  # 8 x 90x120 x 32, 3x3, forward: 97 ms -> 2 ms
+    if groups != 1:
         return "plain"
     if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)):
         return "dot"  # 6-17 -> 75-150

@@ -137,8 +137,8 @@ def parts_of(model: Segmenter, naming: str) -> Parts:
 def layouts(model: Model) -> list[Layout]:
     """Every naming that the model's parts have, whole networks first."""
     own = model.encoder.namings
-    if isinstance(model, Classifier):
-        return [Layout(naming) for naming in NAMINGS if naming in own]
+    if isinstance(model, Classifier):  # of which SMP has none
+        return [Layout(n) for n in NAMINGS if n in own and n != "smp"]
     whole = [
         Layout(naming)
         for naming in NAMINGS

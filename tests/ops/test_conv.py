@@ -46,6 +46,10 @@ CASES = [
     ((2, 2), (3, 3, 32, 40), 1, 1, 1, 1, "patches"),
     ((3, 1), (3, 3, 8, 5), 2, ((1, 0), (1, 2)), 1, 1, "patches"),
     ((5, 2), (3, 2, 8, 5), (2, 1), 2, (2, 1), 1, "patches"),
+    ((7, 9), (3, 3, 6, 6), 1, 1, 1, 6, "depthwise"),
+    ((8, 7), (5, 5, 4, 4), 2, ((1, 2), (2, 1)), 1, 4, "depthwise"),
+    ((11, 9), (3, 3, 4, 4), 1, 4, 4, 4, "depthwise"),
+    ((9, 6), (5, 3, 3, 3), (3, 1), 0, (1, 2), 3, "depthwise"),
 ]
 
 
@@ -144,6 +148,25 @@ def test_upsampled_convolution_agrees(size, target, skip, formulation):
             for a, b in zip(fast, plain, strict=True):
                 if b.size:
                     close(a, b, tolerance)
+
+
+@pytest.mark.parametrize(
+    "kernel, strides, padding", [(4, 2, 1), (2, 2, 0), (3, 3, 0), (16, 8, 4), (3, 1, 1)]
+)
+def test_transposed_convolution_is_the_adjoint(kernel, strides, padding):
+    """<conv(x), y> = <x, conv_transpose(y)> for the same kernel, by NumPy's conv."""
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=(2, 4, 5, 3))
+    weights = rng.normal(size=(kernel, kernel, 3, 2))  # Ci 3 -> Co 2, transposed
+    with jax.enable_x64(True):
+        found = conv.conv_transpose(
+            jnp.asarray(y), jnp.asarray(weights), strides=strides, padding=padding
+        )
+    x = rng.normal(size=found.shape)
+    sides = ((padding, padding),) * 2
+    there = direct(x, weights.swapaxes(2, 3), (strides, strides), sides, (1, 1), 1)
+    assert there.shape == y.shape
+    assert np.sum(there * y) == pytest.approx(np.sum(x * np.asarray(found)), rel=1e-10)
 
 
 def test_other_platforms_are_plain():

