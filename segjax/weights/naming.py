@@ -154,6 +154,8 @@ def find_layout(model: Model, naming: str | None) -> list[Layout]:
       ValueError: the model has no such naming.
     """
     known = layouts(model)
+    if not known:
+        raise ValueError("nobody publishes weights of this classifier")
     if naming is None:
         return known
     chosen = [layout for layout in known if layout.naming == naming]
