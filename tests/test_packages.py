@@ -118,7 +118,7 @@ def test_lite_packages_give_timms_logits(number):
     reference = timm.create_model(name, pretrained=False).eval()
     own = reference.state_dict()
     # The two packages keep their tensors in the same order.
-    state = dict(zip(own, map(torch.from_numpy, tensors.values()), strict=True))
+    state = dict(zip(own, map(torch.tensor, tensors.values()), strict=True))
     reference.load_state_dict(state, strict=True)
     model = build_classifier(name)
     variables = weights.load_torch(model, tensors)
