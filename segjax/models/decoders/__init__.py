@@ -1,7 +1,6 @@
 """Decoders: Features -> a map. One import line per family; lookup is by these names."""
 
-from segjax.models.decoders.dilated_fcn import fcn
-from segjax.models.decoders.fcn import fcn32s
+from segjax.models.decoders.fcn import fcn, fcn32s
 from segjax.models.decoders.lraspp import lraspp
 from segjax.models.decoders.unet import unet
 

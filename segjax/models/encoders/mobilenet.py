@@ -69,7 +69,7 @@ class InvertedResidual(nn.Module):
         if block.squeeze:
             squeezed = _multiple_of_8(width // 4)
             y = SqueezeExcite(
-                squeezed, layers, gate=jax.nn.hard_sigmoid, name="squeeze"
+                squeezed, relu, jax.nn.hard_sigmoid, layers, name="squeeze"
             )(y)
         y = layers.conv_before_norm(block.features, 1, name="project_conv")(y)
         y = layers.norm(name="project_bn")(y, train)
