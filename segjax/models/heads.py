@@ -1,6 +1,7 @@
 """Heads: what stands on an encoder or beside a decoder."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import flax.linen as nn
@@ -8,13 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.dense import Initializer, truncated_normal
-from segjax.models.layers import Features, Layers, xavier_uniform
+from segjax.models.layers import Features, Layers, torch_uniform
 from segjax.models.naming import Name
 
 
 class PoolDense(nn.Module):
     """Classify the deepest map: mean over the pixels, dropout, one dense layer.
 
+    ``activation`` comes before all that, where the encoder leaves it to its classifier.
     ``torch`` gives the dense layer's module name in each naming.
     """
 
@@ -24,11 +26,13 @@ class PoolDense(nn.Module):
     dropout: float = 0.0
     kernel_init: Initializer = truncated_normal
     torch: Mapping[str, str] | None = None
+    activation: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
     def __call__(self, features: Features, train: bool) -> jax.Array:
         """Features -> logits [B, num_classes]."""
-        x = jnp.mean(features.maps[-1], (1, 2))
+        x = features.maps[-1]
+        x = jnp.mean(x if self.activation is None else self.activation(x), (1, 2))
         x = self.layers.dropout(x, self.dropout, train)
         return self.layers.dense(
             self.num_classes, kernel_init=self.kernel_init, name="dense"
@@ -54,13 +58,12 @@ class FCNHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x[B, h, w, C] -> scores [B, h, w, num_classes]."""
-        layers, width = self.layers, self.channels or x.shape[3] // 4
+        layers = dataclasses.replace(self.layers, kernel_init=torch_uniform)
+        width = self.channels or x.shape[3] // 4
         x = layers.conv_before_norm(width, 3, name="conv")(x)
         x = layers.norm(relu=True, name="norm")(x, train)
         x = layers.dropout(x, self.dropout, train)
-        return layers.conv(
-            self.num_classes, 1, kernel_init=xavier_uniform, name="score"
-        )(x)
+        return layers.conv(self.num_classes, 1, name="score")(x)
 
     TORCH: ClassVar[dict[str, dict[str, str]]] = {
         "torchvision": {"conv": "0", "norm": "1", "score": "4"},

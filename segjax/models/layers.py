@@ -25,11 +25,17 @@ Initializer = Callable[..., jax.Array]
 kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """torchvision's for convolutions (He et al. 2015)."""
 
+kaiming_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+"""torchvision's for DenseNet."""
+
 kaiming_uniform_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
 """segmentation_models_pytorch's for decoders."""
 
 xavier_uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 """segmentation_models_pytorch's for heads (Glorot & Bengio 2010)."""
+
+torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""PyTorch's own, of networks that set none: U(-1, 1) / sqrt(fan_in)."""
 
 
 class Features(NamedTuple):

@@ -17,8 +17,9 @@ class Segmenter(nn.Module):
     sizes in multiples of the stride (``any_size`` False) get the image padded at the
     right and the bottom.
 
-    ``auxiliary`` is an FCN head on the second deepest map. In training its logits are
-    sown in the collection "auxiliary", at the image's size.
+    ``auxiliary`` is an FCN head on the second deepest map, or the encoder's
+    ``auxiliary_map``. In training its logits are sown in the collection "auxiliary", at
+    the image's size.
     """
 
     encoder: nn.Module
@@ -54,7 +55,8 @@ class Segmenter(nn.Module):
             )(array)
         rule = Rule(size=size, crop=crop, align_corners=self.align_corners)
         if self.auxiliary is not None and (train or self.is_initializing()):
-            scores = self.auxiliary(features.maps[-2], train)
+            which = getattr(self.encoder, "auxiliary_map", -2)
+            scores = self.auxiliary(features.maps[which], train)
             self.sow(
                 "auxiliary",
                 "logits",

@@ -121,7 +121,11 @@ def _module(model: Model, path: tuple[str, ...], layout: Layout):
         return (model.encoder.torch_name(rest, naming) if encoder else None), ""
     parts = parts_of(model, naming)
     if part == "encoder":
-        return model.encoder.torch_name(rest, naming), parts.encoder
+        found = model.encoder.torch_name(rest, naming)
+        if naming == "torchvision" and isinstance(found, str):
+            # Its segmentation networks take MobileNet's ``features`` as the backbone.
+            found = found.removeprefix(getattr(model.encoder, "torch_root", ""))
+        return found, parts.encoder
     if part == "decoder":
         return model.decoder.torch_name(rest, naming), parts.decoder
     if part == "auxiliary" and model.auxiliary is not None:

@@ -1,5 +1,6 @@
 """Encoders: image -> Features. One import line per family; lookup is by these names."""
 
+from segjax.models.encoders.densenet import densenet121, densenet169, densenet201
 from segjax.models.encoders.efficientnet import (
     efficientnet_b0,
     efficientnet_b1,
@@ -15,12 +16,21 @@ from segjax.models.encoders.efficientnet import (
     tf_efficientnet_lite3,
     tf_efficientnet_lite4,
 )
+from segjax.models.encoders.mobilenet import (
+    mobilenet_v2,
+    mobilenet_v3_large,
+    mobilenet_v3_small,
+)
 from segjax.models.encoders.resnet import (
     resnet18,
     resnet34,
     resnet50,
     resnet101,
     resnet152,
+    resnext50_32x4d,
+    resnext101_32x8d,
+    wide_resnet50_2,
+    wide_resnet101_2,
 )
 
 __all__ = [
@@ -42,4 +52,14 @@ __all__ = [
     "resnet50",
     "resnet101",
     "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+    "densenet121",
+    "densenet169",
+    "densenet201",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
 ]

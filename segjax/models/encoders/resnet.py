@@ -1,4 +1,8 @@
-"""ResNet (He et al. 2016), the torchvision network: "v1.5", stride in the 3x3."""
+"""ResNet (He et al. 2016), the torchvision network: "v1.5", stride in the 3x3.
+
+ResNeXt (Xie et al. 2017) groups the 3x3 convolutions; wide ResNets (Zagoruyko &
+Komodakis 2016) double their channels.
+"""
 
 from functools import partial
 from typing import ClassVar
@@ -36,27 +40,59 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1 convolutions and the shortcut."""
+    """1x1, 3x3 (with the stride), 1x1 convolutions and the shortcut.
+
+    The 3x3 has ``groups`` of as many channels as it takes for ``base_width`` channels
+    each in the first stage, where ``features`` is 64.
+    """
 
     features: int
     strides: int
     dilation: int
     layers: Layers
     expansion: ClassVar[int] = 4
+    groups: ClassVar[int] = 1
+    base_width: ClassVar[int] = 64
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x[B, H, W, C] -> [B, ceil(H/strides), ceil(W/strides), 4 * features]."""
         layers = self.layers
-        y = layers.conv_before_norm(self.features, 1, name="conv1")(x)
+        width = self.features * self.base_width // 64 * self.groups
+        y = layers.conv_before_norm(width, 1, name="conv1")(x)
         y = layers.norm(relu=True, name="bn1")(y, train)
         y = layers.conv_before_norm(
-            self.features, 3, strides=self.strides, dilation=self.dilation, name="conv2"
+            width,
+            3,
+            strides=self.strides,
+            dilation=self.dilation,
+            groups=self.groups,
+            name="conv2",
         )(y)
         y = layers.norm(relu=True, name="bn2")(y, train)
         y = layers.conv_before_norm(4 * self.features, 1, name="conv3")(y)
         y = layers.norm(name="bn3")(y, train)
         return nn.relu(y + _shortcut(self, x, y, train))
+
+
+class Bottleneck32x4d(Bottleneck):
+    """ResNeXt's block of 32 groups, 4 channels wide in the first stage."""
+
+    groups: ClassVar[int] = 32
+    base_width: ClassVar[int] = 4
+
+
+class Bottleneck32x8d(Bottleneck):
+    """ResNeXt's block of 32 groups, 8 channels wide in the first stage."""
+
+    groups: ClassVar[int] = 32
+    base_width: ClassVar[int] = 8
+
+
+class WideBottleneck(Bottleneck):
+    """The wide ResNet's block: twice the channels in the 3x3."""
+
+    base_width: ClassVar[int] = 128
 
 
 def _shortcut(block, x, y, train):
@@ -166,3 +202,7 @@ resnet34 = partial(ResNet, BasicBlock, (3, 4, 6, 3))
 resnet50 = partial(ResNet, Bottleneck, (3, 4, 6, 3))
 resnet101 = partial(ResNet, Bottleneck, (3, 4, 23, 3))
 resnet152 = partial(ResNet, Bottleneck, (3, 8, 36, 3))
+resnext50_32x4d = partial(ResNet, Bottleneck32x4d, (3, 4, 6, 3))
+resnext101_32x8d = partial(ResNet, Bottleneck32x8d, (3, 4, 23, 3))
+wide_resnet50_2 = partial(ResNet, WideBottleneck, (3, 4, 6, 3))
+wide_resnet101_2 = partial(ResNet, WideBottleneck, (3, 4, 23, 3))
