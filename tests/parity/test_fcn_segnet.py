@@ -1,6 +1,5 @@
 """FCN, SegNet and SegNet-Basic against plain PyTorch written from the papers."""
 
-
 import pytest
 
 from tests.parity.reference import Case

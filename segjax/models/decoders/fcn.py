@@ -73,8 +73,8 @@ class FCNSkips(nn.Module):
 
     Between them the scores are upsampled (2x) by transposed convolutions that start as
     bilinear interpolation and learn. The layers that score the skips start at zero, as
-    in the paper: the network begins as FCN-32s and the gradients reach the encoder
-    through the deepest score, which starts as in :class:`FCN32s`.
+    in the paper: at first the deepest scores count alone, and it is through them, which
+    start as in :class:`FCN32s`, that gradients reach the encoder.
 
     A skip is the map of its stride. Of an encoder that hands out its maps before
     pooling (VGG) it is the pooled one, so that they are the paper's pool4 and pool3.

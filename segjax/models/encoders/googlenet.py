@@ -140,7 +140,8 @@ class GoogLeNet(nn.Module):
         x = ConvNorm(second, 1, layers, name="conv2")(x, train)
         x = ConvNorm(third, 3, layers, name="conv3")(x, train)
         maps.append(x)
-        auxiliary = {"4a": "aux1", "4d": "aux2"}
+        seen = train or self.is_initializing()
+        auxiliary = {"4a": "aux1", "4d": "aux2"} if seen else {}
         for stage, blocks in enumerate(self.stages, start=3):
             x = layers.max_pool(x, 2 if stage == 5 else 3, 2, ceil_mode=True)
             for letter, widths in zip("abcde", blocks, strict=False):
@@ -148,8 +149,7 @@ class GoogLeNet(nn.Module):
                 x = inception(widths=widths, layers=layers, name=f"inception{block}")(
                     x, train
                 )
-                wanted = self.auxiliary_classes and (train or self.is_initializing())
-                if wanted and block in auxiliary:
+                if self.auxiliary_classes and block in auxiliary:
                     Auxiliary(
                         self.auxiliary_classes,
                         layers,
