@@ -48,8 +48,13 @@ def fcn_case(encoder, finest, width, size=(64, 64), slow=False):
 
 
 def segnet_case(encoder, size=(64, 64), slow=False):
+    """In float64: of a million windows one or two have their two largest values so near
+    that float32 takes the other one. Measured with vgg13_bn at 97x131: 5e-2 at 0.1 % of
+    the pixels in float32 (4e-7 with vgg11_bn, where no window flips), 1e-15 in float64.
+    """
     decoder = "segnet_basic" if encoder == "segnet_basic" else "segnet"
-    return Case(encoder, decoder, "paper", segnet(encoder), size=size, slow=slow)
+    make = segnet(encoder)
+    return Case(encoder, decoder, "paper", make, size=size, double=True, slow=slow)
 
 
 CASES = [
@@ -61,7 +66,8 @@ CASES = [
     fcn_case("vgg11", 16, 24, slow=True),
     *(fcn_case("vgg16", finest, 4096, slow=True) for finest in (32, 16, 8)),
     segnet_case("vgg11_bn"),
-    segnet_case("segnet_basic", (97, 131)),
+    segnet_case("segnet_basic", (45, 67)),
+    segnet_case("segnet_basic", (97, 131), slow=True),
     segnet_case("vgg13_bn", (97, 131), slow=True),
     segnet_case("vgg16_bn", slow=True),
     segnet_case("vgg19_bn", slow=True),
