@@ -164,6 +164,9 @@ def build(
         "like": like,
         "strides": tuple(made.strides),
         "num_classes": num_classes,
+        # What special maps it has, and its convolutions (or blocks) per stage.
+        "provides": tuple(getattr(made, "provides", ())),
+        "counts": tuple(getattr(made, "counts", ())),
     }
     own = _fields(make_decoder.func)
     fields = {name: value for name, value in fields.items() if name in own}

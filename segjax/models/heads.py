@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from segjax.models.dense import Initializer, truncated_normal
 from segjax.models.layers import Features, Layers, torch_uniform
 from segjax.models.naming import Name
+from segjax.ops.pool import adaptive_avg_pool
 
 
 class PoolDense(nn.Module):
@@ -78,3 +79,56 @@ class FCNHead(nn.Module):
     def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
         """Torchvision's numbers, transformers' names, else our own."""
         return self.TORCH.get(naming, {}).get(path[0], path[0])
+
+
+def torch_default(fan_in: int) -> dict[str, Initializer]:
+    """PyTorch's own initial values: kernel and bias U(-b, b), b = 1 / sqrt(fan_in)."""
+    bound = fan_in**-0.5
+
+    def uniform(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return {"kernel_init": uniform, "bias_init": uniform}
+
+
+class ThreeDense(nn.Module):
+    """AlexNet's and VGG's classifier: pool to ``size``, then three dense layers.
+
+    Dropout stands after the first two (VGG) or before them (``dropout_first``).
+    ``initializers`` makes a dense layer's fields from its fan-in; ``torch`` names the
+    layers in torchvision.
+    """
+
+    num_classes: int
+    layers: Layers
+    like: str = "segjax"
+    size: tuple[int, int] = (7, 7)
+    width: int = 4096
+    dropout: float = 0.5
+    dropout_first: bool = False
+    initializers: Callable[[int], Mapping[str, Initializer]] = torch_default
+    torch: tuple[str, str, str] = ("classifier.0", "classifier.3", "classifier.6")
+
+    @nn.compact
+    def __call__(self, features: Features, train: bool) -> jax.Array:
+        """Features -> logits [B, num_classes]."""
+        x = adaptive_avg_pool(features.maps[-1], self.size)
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # torch's order
+
+        def dense(x, features, name):
+            options = self.initializers(x.shape[1])
+            return self.layers.dense(features, name=name, **options)(x)
+
+        for name in ("dense1", "dense2"):
+            if self.dropout_first:
+                x = self.layers.dropout(x, self.dropout, train)
+            x = nn.relu(dense(x, self.width, name))
+            if not self.dropout_first:
+                x = self.layers.dropout(x, self.dropout, train)
+        return dense(x, self.num_classes, "dense3")
+
+    @nn.nowrap
+    def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
+        """The dense layers' numbers in torchvision's ``classifier``."""
+        number = int(path[0].removeprefix("dense")) - 1
+        return self.torch[number] if naming == "torchvision" else None

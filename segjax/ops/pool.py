@@ -1,4 +1,4 @@
-"""Max and average pooling."""
+"""Max and average pooling, and unpooling."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -61,6 +61,45 @@ def avg_pool(
         counts.append(end - np.maximum(begin, -low))
     divisor = counts[0][:, None] * counts[1][None, :]
     return total / jnp.asarray(divisor, x.dtype)[None, :, :, None]
+
+
+def adaptive_avg_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Mean of x[B, H, W, C] over ``size`` windows, as torch.nn.AdaptiveAvgPool2d.
+
+    Window i of n reaches from floor(i * H / n) to ceil((i + 1) * H / n); windows
+    overlap where n does not divide H. Two products with constant matrices, summed in
+    float32 or wider; the result [B, *size, C] has the dtype of ``x``.
+    """
+    if x.shape[1:3] == tuple(size):
+        return x
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    rows, columns = (
+        jnp.asarray(_means(n, x.shape[1 + axis]), wide) for axis, n in enumerate(size)
+    )
+    # Full precision: TPUs would round the weights to bfloat16 otherwise.
+    y = jnp.einsum("oh,bhwc->bowc", rows, x.astype(wide), precision="highest")
+    return jnp.einsum("pw,bowc->bopc", columns, y, precision="highest").astype(x.dtype)
+
+
+def _means(out: int, size: int) -> np.ndarray:
+    """float64[out, size]: row i takes the mean of the pixels of window i."""
+    number, pixel = np.arange(out)[:, None], np.arange(size)[None, :]
+    begin, end = number * size // out, -(-(number + 1) * size // out)
+    return ((begin <= pixel) & (pixel < end)) / (end - begin)
+
+
+def max_unpool(y: jax.Array, x: jax.Array, window: int = 2) -> jax.Array:
+    """Put y[B, h, w, C] where max pooling of x[B, H, W, C] found its maxima, else 0.
+
+    The pooling is without overlap or padding (strides = ``window``, h = H // window),
+    and the first maximum of a window in row order counts. Returns [B, H, W, C]: what
+    torch.nn.MaxUnpool2d makes of MaxPool2d's indices. No gradient goes to ``x``.
+    """
+    both, none = (window, window), ((0, 0), (0, 0))
+    size = (x.shape[1], x.shape[2])
+    _, first = _max_forward(both, both, none, size, lax.stop_gradient(x))
+    # Unpooling is the transpose of picking the maxima: the pooling's backward pass.
+    return _max_backward(both, both, none, size, first, y)[0]
 
 
 def _geometry(x, window, strides, padding, ceil_mode) -> tuple[Pair, Pair, Padding]:

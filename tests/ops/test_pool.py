@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from segjax.ops import pool
+from tests.requirements import require_parity
 
 
 def windows(size, window, stride, low, high, ceil_mode):
@@ -106,3 +107,60 @@ def test_googlenets_pool_keeps_the_last_column():
     assert pool.max_pool(x, 3, 2).shape == (1, 1, 1, 1)
     y = pool.max_pool(x, 3, 2, ceil_mode=True)
     np.testing.assert_array_equal(y[0, :, :, 0], [[10, 11], [14, 15]])
+
+
+@pytest.mark.parametrize("size", [(7, 7), (6, 6), (4, 4), (1, 1), (9, 5)], ids=str)
+def test_adaptive_avg_pool_averages_torchs_windows(size):
+    """Larger and smaller than the image; torch's windows, in NumPy."""
+    x = np.random.default_rng(0).normal(size=(2, 7, 10, 3)).astype(np.float32)
+    y = np.zeros((2, *size, 3))
+    for i, j in np.ndindex(size):
+        rows = slice(i * 7 // size[0], -(-(i + 1) * 7 // size[0]))
+        columns = slice(j * 10 // size[1], -(-(j + 1) * 10 // size[1]))
+        y[:, i, j] = x[:, rows, columns].mean((1, 2))
+    np.testing.assert_allclose(pool.adaptive_avg_pool(x, size), y, atol=1e-6)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("size", [(7, 7), (6, 6), (4, 4), (1, 1), (9, 5)], ids=str)
+def test_adaptive_avg_pool_is_torchs(size):
+    torch = require_parity("torch")
+    x = np.random.default_rng(0).normal(size=(2, 7, 10, 3)).astype(np.float32)
+    tensor = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+    y = torch.nn.functional.adaptive_avg_pool2d(tensor, size).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(pool.adaptive_avg_pool(x, size), y.numpy(), atol=1e-6)
+
+
+def test_max_unpool_by_hand():
+    """First maximum of ties; the odd last row and column stay zero."""
+    x = jnp.array([[1.0, 5, 2, 2, 9], [3, 5, 2, 2, 9], [9, 9, 9, 9, 9]])[
+        None, ..., None
+    ]
+    y = jnp.array([[10.0, 20.0]])[None, ..., None]
+    expected = [[0, 10, 20, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+    np.testing.assert_array_equal(pool.max_unpool(y, x)[0, ..., 0], expected)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("size", [(8, 6), (9, 7), (2, 3)], ids=str)
+def test_max_unpool_and_its_gradient_are_torchs(size):
+    torch = require_parity("torch")
+    rng = np.random.default_rng(0)
+    # Few distinct values, so that most windows have ties.
+    x = rng.integers(-2, 2, size=(2, *size, 3)).astype(np.float64)
+    y = rng.normal(size=(2, size[0] // 2, size[1] // 2, 3))
+    g = rng.normal(size=x.shape)
+
+    def nchw(array):
+        return torch.from_numpy(array.transpose(0, 3, 1, 2).copy())
+
+    _, indices = torch.nn.functional.max_pool2d(nchw(x), 2, return_indices=True)
+    tensor = nchw(y).requires_grad_()
+    wanted = torch.nn.functional.max_unpool2d(tensor, indices, 2, output_size=size)
+    (wanted * nchw(g)).sum().backward()
+    with jax.enable_x64(True):
+        found, pull = jax.vjp(pool.max_unpool, y, x)
+        dy, dx = pull(jnp.asarray(g))
+    np.testing.assert_array_equal(found, wanted.detach().permute(0, 2, 3, 1).numpy())
+    np.testing.assert_array_equal(dy, tensor.grad.permute(0, 2, 3, 1).numpy())
+    assert not np.any(dx)

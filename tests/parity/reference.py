@@ -132,6 +132,8 @@ class Case:
       pyramid: (model, array x [B, H, W, C]) -> the encoder's maps [B, h, w, C], finest
         first, or names of submodules whose outputs they are; None: not compared.
       naming: of the weights; None: found out.
+      double: compare in float64, for networks with jumps (a maximum's place), where
+        rounding alone makes another result.
       slow: too long for CI.
     """
 
@@ -147,6 +149,7 @@ class Case:
     naming: str | None = None
     classes: int = 5
     platform: str | None = None
+    double: bool = False
     slow: bool = False
 
     def __str__(self):
@@ -156,6 +159,8 @@ class Case:
     def build(self, **options):
         """The model here."""
         common = {"like": self.like, "platform": self.platform, **self.options}
+        if self.double:
+            common["param_dtype"] = jnp.float64
         common |= options
         if self.decoder is None:
             return build_classifier(self.encoder, self.classes, **common)
@@ -173,13 +178,19 @@ class Case:
         weights go back (``load_state_dict(strict=True)``, same tensors), and that
         zeroing ``samples`` random tensors each breaks the parity.
         """
+        with jax.enable_x64(self.double or jax.config.read("jax_enable_x64")):
+            return self._measure(samples)
+
+    def _measure(self, samples):
         import torch
 
         reference = randomize(self.make())
+        if self.double:
+            reference.double()
         model = self.build()
         state = reference.state_dict()
         variables = load_torch(model, state, (*self.size, 3), naming=self.naming)
-        x = image(*self.size)
+        x = image(*self.size, np.float64 if self.double else np.float32)
         with torch.no_grad():
             wanted = to_nhwc(self.reference_logits(reference, to_nchw(x)))
 

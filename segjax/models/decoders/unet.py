@@ -41,11 +41,16 @@ class UNet(nn.Module):
     """One block per halving, deepest first, and the last at the input's size.
 
     Where the encoder has no map of a stride (``strides``), the block has no skip.
+    ``decoder_channels`` None: 16 at the input's size and twice as many per halving.
+
+    An encoder that ends in a pooling (VGG) has no convolution at its last stride, so
+    two stand there before the first block ("center"), as in the paper and in SMP.
     """
 
     layers: Layers = Layers()
     strides: tuple[int, ...] = (2, 4, 8, 16, 32)
-    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
+    provides: tuple[str, ...] = ()
+    decoder_channels: tuple[int, ...] | None = None
     any_size: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ("decoder_channels",)
     head_kernel: ClassVar[int] = 3
@@ -58,17 +63,23 @@ class UNet(nn.Module):
     ) -> jax.Array:
         """Features of an image of ``size`` -> [B, *size, decoder_channels[-1]]."""
         *skips, _ = octaves(features, self.strides, size)
-        if len(self.decoder_channels) != len(skips) + 1:
+        channels = self.decoder_channels
+        if channels is None:
+            channels = tuple(16 * 2**i for i in reversed(range(len(skips) + 1)))
+        if len(channels) != len(skips) + 1:
             raise ValueError(
-                f"decoder_channels has {len(self.decoder_channels)} numbers, but the "
+                f"decoder_channels has {len(channels)} numbers, but the "
                 f"encoder halves {len(skips) + 1} times: give one number for each"
             )
         layers = dataclasses.replace(self.layers, kernel_init=kaiming_uniform_fan_in)
         block = layers.block(Block)
         targets, x = [*reversed(skips), Octave(None, size)], features.maps[-1]
-        for i, (target, width) in enumerate(
-            zip(targets, self.decoder_channels, strict=True)
-        ):
+        if "pooling switches" in self.provides:
+            deepest = (x.shape[1], x.shape[2])
+            x = block(features=x.shape[3], size=deepest, layers=layers, name="center")(
+                x, train, None
+            )
+        for i, (target, width) in enumerate(zip(targets, channels, strict=True)):
             x = block(
                 features=width, size=target.size, layers=layers, name=f"block{i}"
             )(x, train, target.map)
@@ -79,6 +90,8 @@ class UNet(nn.Module):
         """The module's name below SMP's ``decoder``, from its path in the decoder."""
         block, layer = path
         part = {"conv": "0", "bn": "1"}[layer[:-1]]
+        if block == "center":
+            return f"center.{int(layer[-1]) - 1}.{part}"
         return f"blocks.{block.removeprefix('block')}.conv{layer[-1]}.{part}"
 
 

@@ -1,5 +1,6 @@
 """Encoders: image -> Features. One import line per family; lookup is by these names."""
 
+from segjax.models.encoders.alexnet import alexnet
 from segjax.models.encoders.densenet import densenet121, densenet169, densenet201
 from segjax.models.encoders.efficientnet import (
     efficientnet_b0,
@@ -16,6 +17,7 @@ from segjax.models.encoders.efficientnet import (
     tf_efficientnet_lite3,
     tf_efficientnet_lite4,
 )
+from segjax.models.encoders.googlenet import googlenet
 from segjax.models.encoders.mobilenet import (
     mobilenet_v2,
     mobilenet_v3_large,
@@ -32,8 +34,23 @@ from segjax.models.encoders.resnet import (
     wide_resnet50_2,
     wide_resnet101_2,
 )
+from segjax.models.encoders.segnet_basic import segnet_basic
+from segjax.models.encoders.vgg import (
+    vgg11,
+    vgg11_bn,
+    vgg13,
+    vgg13_bn,
+    vgg16,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
+)
 
 __all__ = [
+    "alexnet",
+    "densenet121",
+    "densenet169",
+    "densenet201",
     "efficientnet_b0",
     "efficientnet_b1",
     "efficientnet_b2",
@@ -47,6 +64,10 @@ __all__ = [
     "tf_efficientnet_lite2",
     "tf_efficientnet_lite3",
     "tf_efficientnet_lite4",
+    "googlenet",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
     "resnet18",
     "resnet34",
     "resnet50",
@@ -56,10 +77,13 @@ __all__ = [
     "resnext101_32x8d",
     "wide_resnet50_2",
     "wide_resnet101_2",
-    "densenet121",
-    "densenet169",
-    "densenet201",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "mobilenet_v3_large",
+    "segnet_basic",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "vgg11_bn",
+    "vgg13_bn",
+    "vgg16_bn",
+    "vgg19_bn",
 ]
