@@ -63,6 +63,30 @@ def avg_pool(
     return total / jnp.asarray(divisor, x.dtype)[None, :, :, None]
 
 
+def adaptive_avg_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Mean over [h, w] = ``size`` bins of x[B, H, W, C], as torch's AdaptiveAvgPool2d.
+
+    Bin i has the rows from floor(i H / h) to ceil((i + 1) H / h): all of the map, for
+    any H, bins sharing a row where h does not divide H. Two products with constant
+    matrices; sums run in float32 or wider, the result has the dtype of ``x``.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    rows, columns = (
+        jnp.asarray(_bins(bins, length), wide)
+        for bins, length in zip(size, x.shape[1:3], strict=True)
+    )
+    exact = lax.Precision.HIGHEST
+    y = jnp.einsum("oh,bhwc->bowc", rows, x.astype(wide), precision=exact)
+    return jnp.einsum("pw,bowc->bopc", columns, y, precision=exact).astype(x.dtype)
+
+
+def _bins(bins: int, length: int) -> np.ndarray:
+    """float64[bins, length]: row i averages the positions of bin i."""
+    i, at = np.arange(bins)[:, None], np.arange(length)[None, :]
+    inside = (at >= i * length // bins) & (at < -(-(i + 1) * length // bins))
+    return inside / inside.sum(1, keepdims=True)
+
+
 def _geometry(x, window, strides, padding, ceil_mode) -> tuple[Pair, Pair, Padding]:
     window = pair(window)
     strides = window if strides is None else pair(strides)

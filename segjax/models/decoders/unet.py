@@ -1,6 +1,7 @@
 """U-Net's expanding path (Ronneberger et al. 2015), as SMP has it."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -37,6 +38,34 @@ class Block(nn.Module):
         return layers.norm(relu=True, name="bn2")(x, train)
 
 
+def torch_name_in_block(layer: str) -> str:
+    """SMP's name of a layer of :class:`Block`."""
+    return f"conv{layer[-1]}.{'0' if layer.startswith('conv') else '1'}"
+
+
+def halvings(
+    features: Features,
+    strides: Sequence[int],
+    size: tuple[int, int],
+    decoder_channels: Sequence[int],
+) -> list[tuple[Octave, int]]:
+    """What every block aims at, deepest first: a skip's octave, and the block's width.
+
+    The last octave is the image's own size, without a map.
+
+    Raises:
+      ValueError: not one width for every halving.
+    """
+    *skips, _ = octaves(features, strides, size)
+    targets = [*reversed(skips), Octave(None, size)]
+    if len(decoder_channels) != len(targets):
+        raise ValueError(
+            f"decoder_channels has {len(decoder_channels)} numbers, but the encoder "
+            f"halves {len(targets)} times: give one number for each"
+        )
+    return list(zip(targets, decoder_channels, strict=True))
+
+
 class UNet(nn.Module):
     """One block per halving, deepest first, and the last at the input's size.
 
@@ -57,18 +86,11 @@ class UNet(nn.Module):
         self, features: Features, size: tuple[int, int], *, train: bool
     ) -> jax.Array:
         """Features of an image of ``size`` -> [B, *size, decoder_channels[-1]]."""
-        *skips, _ = octaves(features, self.strides, size)
-        if len(self.decoder_channels) != len(skips) + 1:
-            raise ValueError(
-                f"decoder_channels has {len(self.decoder_channels)} numbers, but the "
-                f"encoder halves {len(skips) + 1} times: give one number for each"
-            )
         layers = dataclasses.replace(self.layers, kernel_init=kaiming_uniform_fan_in)
         block = layers.block(Block)
-        targets, x = [*reversed(skips), Octave(None, size)], features.maps[-1]
-        for i, (target, width) in enumerate(
-            zip(targets, self.decoder_channels, strict=True)
-        ):
+        x = features.maps[-1]
+        path = halvings(features, self.strides, size, self.decoder_channels)
+        for i, (target, width) in enumerate(path):
             x = block(
                 features=width, size=target.size, layers=layers, name=f"block{i}"
             )(x, train, target.map)
@@ -78,8 +100,7 @@ class UNet(nn.Module):
     def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
         """The module's name below SMP's ``decoder``, from its path in the decoder."""
         block, layer = path
-        part = {"conv": "0", "bn": "1"}[layer[:-1]]
-        return f"blocks.{block.removeprefix('block')}.conv{layer[-1]}.{part}"
+        return f"blocks.{block.removeprefix('block')}.{torch_name_in_block(layer)}"
 
 
 unet = partial(UNet)
