@@ -7,6 +7,7 @@ collects the ``CASES`` of all test modules of this folder.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
@@ -132,6 +133,8 @@ class Case:
       pyramid: (model, array x [B, H, W, C]) -> the encoder's maps [B, h, w, C], finest
         first, or names of submodules whose outputs they are; None: not compared.
       naming: of the weights; None: found out.
+      idle: patterns (fnmatch) of the reference's tensors that its logits do not depend
+        on: auxiliary heads, stages that the decoder does not use.
       slow: too long for CI.
     """
 
@@ -147,6 +150,7 @@ class Case:
     naming: str | None = None
     classes: int = 5
     platform: str | None = None
+    idle: tuple[str, ...] = ()
     slow: bool = False
 
     def __str__(self):
@@ -254,6 +258,7 @@ class Case:
             if tensor.is_floating_point()
             and name not in unused
             and not _no_effect(name)
+            and not any(fnmatchcase(name, pattern) for pattern in self.idle)
         ]
         rng = np.random.default_rng(len(names))
         for name in rng.choice(names, min(samples, len(names)), replace=False):
