@@ -106,3 +106,19 @@ def test_googlenets_pool_keeps_the_last_column():
     assert pool.max_pool(x, 3, 2).shape == (1, 1, 1, 1)
     y = pool.max_pool(x, 3, 2, ceil_mode=True)
     np.testing.assert_array_equal(y[0, :, :, 0], [[10, 11], [14, 15]])
+
+
+@pytest.mark.parametrize(
+    "size, bins", [((9, 8), (6, 6)), ((3, 7), (1, 2)), ((2, 5), 3)]
+)
+def test_adaptive_avg_pool(size, bins):
+    """Bins as torch's: from floor(i n / bins) to ceil((i + 1) n / bins)."""
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    rows, columns = pool.pair(bins)
+    wanted = np.zeros((2, rows, columns, 3))
+    for i, j in np.ndindex(rows, columns):
+        h0, h1 = i * size[0] // rows, int(np.ceil((i + 1) * size[0] / rows))
+        w0, w1 = j * size[1] // columns, int(np.ceil((j + 1) * size[1] / columns))
+        wanted[:, i, j] = x[:, h0:h1, w0:w1].mean((1, 2))
+    found = pool.adaptive_avg_pool(jnp.asarray(x), (rows, columns))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)

@@ -28,9 +28,16 @@ def smp(encoder, decoder, size=None, slow=True, **options):
     def make():
         package = require_parity("segmentation_models_pytorch")
         kind = getattr(package, DECODERS[decoder])
-        return kind(encoder, encoder_weights=None, classes=5, **options)
+        name = encoder.replace("_", "-")
+        return kind(name, encoder_weights=None, classes=5, **options)
 
-    idle = ("encoder.layer[34].*",) if decoder == "pspnet" else ()
+    idle = ()
+    if decoder == "pspnet":  # beyond stride 8
+        idle = (
+            "encoder.layer[34].*",
+            "encoder._blocks.1?.*",
+            "encoder._blocks.[6-9].*",
+        )
     size = size or SIZES.get(decoder, (64, 64))
     return Case(
         encoder, decoder, "smp", make, "smp", size, options, idle=idle, slow=slow
@@ -65,6 +72,9 @@ CASES = [
     smp("resnet18", "deeplabv3", decoder_atrous_rates=(1, 3, 5)),
     smp("resnet18", "deeplabv3plus", decoder_atrous_rates=(1, 2, 3)),
     smp("resnet18", "deeplabv3", (328, 96)),  # at 1/8 longer than all rates
+    # Another way to dilate, and to leave the deeper stages unused.
+    smp("efficientnet_b0", "deeplabv3plus"),
+    smp("efficientnet_b0", "pspnet"),
     smp("resnet18", "unetplusplus", (96, 64)),
     smp("resnet18", "manet", (96, 64)),
     smp("resnet18", "linknet", (96, 64)),

@@ -17,6 +17,7 @@ from segjax.models.layers import (
     xavier_uniform,
 )
 from segjax.models.naming import Name, Parts
+from segjax.models.squeeze import ChannelGate
 
 
 class PositionAttention(nn.Module):
@@ -50,21 +51,6 @@ class PositionAttention(nn.Module):
         return layers.conv(c, 3, name="out_conv")(x)
 
 
-class ChannelAttention(nn.Module):
-    """A factor for every channel from the channels' means (Hu et al. 2018)."""
-
-    layers: Layers
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x[B, H, W, C] -> [B, 1, 1, C] in (0, 1)."""
-        channels = x.shape[3]
-        y = jnp.mean(x, (1, 2), keepdims=True)
-        y = self.layers.conv(max(channels // 16, 1), 1, name="squeeze")(y)
-        y = self.layers.conv(channels, 1, name="excite")(nn.relu(y))
-        return nn.sigmoid(y)
-
-
 class FusionBlock(nn.Module):
     """Bring x to the skip's width, weight its channels by both, then U-Net's block.
 
@@ -82,8 +68,9 @@ class FusionBlock(nn.Module):
         x = ConvNorm(x.shape[3], layers=layers, name="high1")(x, train)
         x = ConvNorm(skip.shape[3], 1, layers=layers, name="high2")(x, train)
         # Before the upsampling, which changes no mean (nor do the factors).
-        factor = ChannelAttention(layers, name="attend_high")(x)
-        factor += ChannelAttention(layers, name="attend_skip")(skip)
+        squeezed = max(skip.shape[3] // 16, 1)
+        attend = partial(ChannelGate, squeezed, nn.relu, nn.sigmoid, layers)
+        factor = attend(name="attend_high")(x) + attend(name="attend_skip")(skip)
         block = Block(self.features, self.size, layers, name="fuse")
         return block(x * factor, train, skip)
 
@@ -128,8 +115,8 @@ class MAnet(nn.Module):
         "high2": "hl_conv.1",
         "attend_high": "SE_hl",
         "attend_skip": "SE_ll",
-        "squeeze": "1",
-        "excite": "3",
+        "reduce": "1",
+        "expand": "3",
         **ConvNorm.SEQUENTIAL,
     }
 
