@@ -288,11 +288,18 @@ class Layers:
         """A layer norm whatever ``norm_kind`` is, for networks built around it."""
         return LayerNorm(eps=eps, param_dtype=self.param_dtype, name=name)
 
-    def dropout(self, x: jax.Array, rate: float, train: bool) -> jax.Array:
-        """Zero a share ``rate`` of the elements in training (key stream "dropout")."""
+    def dropout(
+        self, x: jax.Array, rate: float, train: bool, *, whole_maps: bool = False
+    ) -> jax.Array:
+        """Zero a share ``rate`` of the elements in training (key stream "dropout").
+
+        ``whole_maps`` zeroes all pixels of a channel of x[B, H, W, C] together, as
+        torch.nn.Dropout2d (Tompson et al. 2015).
+        """
         if not train or rate == 0:
             return x
-        return nn.Dropout(rate, deterministic=False)(x)
+        shared = (1, 2) if whole_maps else ()
+        return nn.Dropout(rate, broadcast_dims=shared, deterministic=False)(x)
 
     def drop_path(self, x: jax.Array, rate: float, train: bool) -> jax.Array:
         """Zero whole examples of a residual branch (Huang et al. 2016) in training."""
@@ -310,7 +317,14 @@ class Layers:
             name=name,
         )
 
-    def max_pool(self, x: jax.Array, window: int, strides: int, padding: int = 0, **kw):
+    def max_pool(
+        self,
+        x: jax.Array,
+        window: int | Sequence[int],
+        strides: int | Sequence[int],
+        padding: int = 0,
+        **kw,
+    ):
         """:func:`segjax.ops.pool.max_pool` on the network's platform."""
         return pool_ops.max_pool(
             x, window, strides, padding, platform=self.platform, **kw

@@ -7,6 +7,7 @@ collects the ``CASES`` of all test modules of this folder.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
@@ -134,6 +135,8 @@ class Case:
       naming: of the weights; None: found out.
       double: compare in float64, for networks with jumps (a maximum's place), where
         rounding alone makes another result.
+      idle: patterns (fnmatch) of the reference's tensors that its logits do not depend
+        on: auxiliary heads, stages that the decoder does not use.
       slow: too long for CI.
     """
 
@@ -150,6 +153,7 @@ class Case:
     classes: int = 5
     platform: str | None = None
     double: bool = False
+    idle: tuple[str, ...] = ()
     slow: bool = False
 
     def __str__(self):
@@ -265,6 +269,7 @@ class Case:
             if tensor.is_floating_point()
             and name not in unused
             and not _no_effect(name)
+            and not any(fnmatchcase(name, pattern) for pattern in self.idle)
         ]
         rng = np.random.default_rng(len(names))
         for name in rng.choice(names, min(samples, len(names)), replace=False):

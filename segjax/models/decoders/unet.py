@@ -1,6 +1,7 @@
 """U-Net's expanding path (Ronneberger et al. 2015), as SMP has it."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -37,6 +38,37 @@ class Block(nn.Module):
         return layers.norm(relu=True, name="bn2")(x, train)
 
 
+def torch_name_in_block(layer: str) -> str:
+    """SMP's name of a layer of :class:`Block`."""
+    return f"conv{layer[-1]}.{'0' if layer.startswith('conv') else '1'}"
+
+
+def halvings(
+    features: Features,
+    strides: Sequence[int],
+    size: tuple[int, int],
+    decoder_channels: Sequence[int] | None,
+) -> list[tuple[Octave, int]]:
+    """What every block aims at, deepest first: a skip's octave, and the block's width.
+
+    The last octave is the image's own size, without a map. ``decoder_channels`` None
+    means 16 there and twice as many per halving.
+
+    Raises:
+      ValueError: not one width for every halving.
+    """
+    *skips, _ = octaves(features, strides, size)
+    targets = [*reversed(skips), Octave(None, size)]
+    if decoder_channels is None:
+        decoder_channels = [16 * 2**i for i in reversed(range(len(targets)))]
+    if len(decoder_channels) != len(targets):
+        raise ValueError(
+            f"decoder_channels has {len(decoder_channels)} numbers, but the encoder "
+            f"halves {len(targets)} times: give one number for each"
+        )
+    return list(zip(targets, decoder_channels, strict=True))
+
+
 class UNet(nn.Module):
     """One block per halving, deepest first, and the last at the input's size.
 
@@ -62,24 +94,16 @@ class UNet(nn.Module):
         self, features: Features, size: tuple[int, int], *, train: bool
     ) -> jax.Array:
         """Features of an image of ``size`` -> [B, *size, decoder_channels[-1]]."""
-        *skips, _ = octaves(features, self.strides, size)
-        channels = self.decoder_channels
-        if channels is None:
-            channels = tuple(16 * 2**i for i in reversed(range(len(skips) + 1)))
-        if len(channels) != len(skips) + 1:
-            raise ValueError(
-                f"decoder_channels has {len(channels)} numbers, but the "
-                f"encoder halves {len(skips) + 1} times: give one number for each"
-            )
         layers = dataclasses.replace(self.layers, kernel_init=kaiming_uniform_fan_in)
         block = layers.block(Block)
-        targets, x = [*reversed(skips), Octave(None, size)], features.maps[-1]
+        x = features.maps[-1]
         if "pooling switches" in self.provides:
             deepest = (x.shape[1], x.shape[2])
             x = block(features=x.shape[3], size=deepest, layers=layers, name="center")(
                 x, train, None
             )
-        for i, (target, width) in enumerate(zip(targets, channels, strict=True)):
+        path = halvings(features, self.strides, size, self.decoder_channels)
+        for i, (target, width) in enumerate(path):
             x = block(
                 features=width, size=target.size, layers=layers, name=f"block{i}"
             )(x, train, target.map)
@@ -89,10 +113,9 @@ class UNet(nn.Module):
     def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
         """The module's name below SMP's ``decoder``, from its path in the decoder."""
         block, layer = path
-        part = {"conv": "0", "bn": "1"}[layer[:-1]]
         if block == "center":
-            return f"center.{int(layer[-1]) - 1}.{part}"
-        return f"blocks.{block.removeprefix('block')}.conv{layer[-1]}.{part}"
+            return f"center.{int(layer[-1]) - 1}.{torch_name_in_block(layer)[-1]}"
+        return f"blocks.{block.removeprefix('block')}.{torch_name_in_block(layer)}"
 
 
 unet = partial(UNet)

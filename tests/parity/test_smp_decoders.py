@@ -1,0 +1,114 @@
+"""The convolutional decoders against SMP, and DeepLabV3 against torchvision."""
+
+import pytest
+
+from tests.parity.reference import Case
+from tests.requirements import require_parity
+
+DECODERS = {
+    "unetplusplus": "UnetPlusPlus",
+    "manet": "MAnet",
+    "linknet": "Linknet",
+    "fpn": "FPN",
+    "pspnet": "PSPNet",
+    "pan": "PAN",
+    "deeplabv3": "DeepLabV3",
+    "deeplabv3plus": "DeepLabV3Plus",
+}
+SIZES = {
+    "pspnet": (72, 88),  # whole cells of 8 pixels, and bins that share rows
+    "pan": (144, 128),  # SMP's halves a map of 1/16 three times; here an odd one
+    "deeplabv3plus": (80, 64),
+}
+
+
+def smp(encoder, decoder, size=None, slow=True, **options):
+    """SMP's defaults but for ``options``, which have the same names here."""
+
+    def make():
+        package = require_parity("segmentation_models_pytorch")
+        kind = getattr(package, DECODERS[decoder])
+        name = encoder.replace("_", "-")
+        return kind(name, encoder_weights=None, classes=5, **options)
+
+    idle = ()
+    if decoder == "pspnet":  # beyond stride 8
+        idle = (
+            "encoder.layer[34].*",
+            "encoder._blocks.1?.*",
+            "encoder._blocks.[6-9].*",
+        )
+    size = size or SIZES.get(decoder, (64, 64))
+    return Case(
+        encoder, decoder, "smp", make, "smp", size, options, idle=idle, slow=slow
+    )
+
+
+def torchvision(size, auxiliary=False, slow=True):
+    def make():
+        models = require_parity("torchvision").models.segmentation
+        return models.deeplabv3_resnet50(
+            weights=None, weights_backbone=None, num_classes=5, aux_loss=auxiliary
+        )
+
+    return Case(
+        "resnet50",
+        "deeplabv3",
+        "torchvision",
+        make,
+        "torchvision",
+        size,
+        {"auxiliary": auxiliary},
+        idle=("aux_classifier.*",),
+        slow=slow,
+    )
+
+
+SMALL = [smp("resnet18", decoder, slow=False) for decoder in DECODERS]
+CASES = [
+    *SMALL,
+    *(smp("resnet50", decoder) for decoder in DECODERS),
+    # Rates at which the outer taps meet pixels of so small a map.
+    smp("resnet18", "deeplabv3", decoder_atrous_rates=(1, 3, 5)),
+    smp("resnet18", "deeplabv3plus", decoder_atrous_rates=(1, 2, 3)),
+    smp("resnet18", "deeplabv3", (328, 96)),  # at 1/8 longer than all rates
+    # Another way to dilate, and to leave the deeper stages unused.
+    smp("efficientnet_b0", "deeplabv3plus"),
+    smp("efficientnet_b0", "pspnet"),
+    smp("resnet18", "unetplusplus", (96, 64)),
+    smp("resnet18", "manet", (96, 64)),
+    smp("resnet18", "linknet", (96, 64)),
+    smp("resnet18", "fpn", (96, 160)),
+    torchvision((64, 64), auxiliary=True),
+    torchvision((97, 131)),
+]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", [c for c in CASES if not c.slow], ids=str)
+def test_decoders(case):
+    case.check()
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in CASES if c.slow], ids=str)
+def test_more_pairs_and_sizes(case):
+    case.check()
+
+
+# The others' backward passes have nothing that these, U-Net's or ResNet's lack.
+QUICK = ("manet", "linknet", "pan", "deeplabv3plus")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case.decoder in QUICK else pytest.mark.slow)
+        for case in SMALL
+    ],
+    ids=lambda case: case.decoder,
+)
+def test_input_gradients_in_float64(case):
+    case.check_input_gradient((128, 128) if case.decoder == "pan" else (32, 32))
