@@ -63,6 +63,31 @@ def avg_pool(
     return total / jnp.asarray(divisor, x.dtype)[None, :, :, None]
 
 
+def adaptive_avg_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Mean of x[B, H, W, C] over ``size`` windows, as torch.nn.AdaptiveAvgPool2d.
+
+    Window i of n reaches from floor(i * H / n) to ceil((i + 1) * H / n); windows
+    overlap where n does not divide H. Two products with constant matrices, summed in
+    float32 or wider; the result [B, *size, C] has the dtype of ``x``.
+    """
+    if x.shape[1:3] == tuple(size):
+        return x
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    rows, columns = (
+        jnp.asarray(_means(n, x.shape[1 + axis]), wide) for axis, n in enumerate(size)
+    )
+    # Full precision: TPUs would round the weights to bfloat16 otherwise.
+    y = jnp.einsum("oh,bhwc->bowc", rows, x.astype(wide), precision="highest")
+    return jnp.einsum("pw,bowc->bopc", columns, y, precision="highest").astype(x.dtype)
+
+
+def _means(out: int, size: int) -> np.ndarray:
+    """float64[out, size]: row i takes the mean of the pixels of window i."""
+    number, pixel = np.arange(out)[:, None], np.arange(size)[None, :]
+    begin, end = number * size // out, -(-(number + 1) * size // out)
+    return ((begin <= pixel) & (pixel < end)) / (end - begin)
+
+
 def _geometry(x, window, strides, padding, ceil_mode) -> tuple[Pair, Pair, Padding]:
     window = pair(window)
     strides = window if strides is None else pair(strides)

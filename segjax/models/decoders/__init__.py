@@ -2,5 +2,6 @@
 
 from segjax.models.decoders.fcn import fcn32s
 from segjax.models.decoders.unet import unet
+from segjax.models.decoders.upernet import upernet
 
-__all__ = ["fcn32s", "unet"]
+__all__ = ["fcn32s", "unet", "upernet"]

@@ -1,5 +1,11 @@
 """Encoders: image -> Features. One import line per family; lookup is by these names."""
 
+from segjax.models.encoders.convnext import (
+    convnext_base,
+    convnext_large,
+    convnext_small,
+    convnext_tiny,
+)
 from segjax.models.encoders.efficientnet import (
     efficientnet_b0,
     efficientnet_b1,
@@ -22,6 +28,7 @@ from segjax.models.encoders.resnet import (
     resnet101,
     resnet152,
 )
+from segjax.models.encoders.swin import swin_b, swin_s, swin_t
 
 __all__ = [
     "efficientnet_b0",
@@ -42,4 +49,11 @@ __all__ = [
     "resnet50",
     "resnet101",
     "resnet152",
+    "convnext_base",
+    "convnext_large",
+    "convnext_small",
+    "convnext_tiny",
+    "swin_b",
+    "swin_s",
+    "swin_t",
 ]
