@@ -7,6 +7,7 @@ collects the ``CASES`` of all test modules of this folder.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
@@ -128,10 +129,13 @@ class Case:
       like: of segjax's model.
       size: (H, W) of the images.
       options: further options of build.
+      fields: of the encoder, for a network smaller than any that has a name.
       forward: (model, tensor x) -> logits tensor; None: :func:`logits_of`.
       pyramid: (model, array x [B, H, W, C]) -> the encoder's maps [B, h, w, C], finest
         first, or names of submodules whose outputs they are; None: not compared.
       naming: of the weights; None: found out.
+      idle: patterns (fnmatch) of the reference's tensors that its logits do not depend
+        on: auxiliary heads, stages that the decoder does not use.
       slow: too long for CI.
     """
 
@@ -142,11 +146,13 @@ class Case:
     like: str = "segjax"
     size: tuple[int, int] = (64, 64)
     options: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
     forward: Callable | None = None
     pyramid: Callable | tuple[str, ...] | None = None
     naming: str | None = None
     classes: int = 5
     platform: str | None = None
+    idle: tuple[str, ...] = ()
     slow: bool = False
 
     def __str__(self):
@@ -158,8 +164,10 @@ class Case:
         common = {"like": self.like, "platform": self.platform, **self.options}
         common |= options
         if self.decoder is None:
-            return build_classifier(self.encoder, self.classes, **common)
-        return build(self.encoder, self.decoder, self.classes, **common)
+            model = build_classifier(self.encoder, self.classes, **common)
+        else:
+            model = build(self.encoder, self.decoder, self.classes, **common)
+        return model.clone(encoder=model.encoder.clone(**self.fields))
 
     def reference_logits(self, reference, tensor):
         """The reference's logits tensor."""
@@ -254,6 +262,7 @@ class Case:
             if tensor.is_floating_point()
             and name not in unused
             and not _no_effect(name)
+            and not any(fnmatchcase(name, pattern) for pattern in self.idle)
         ]
         rng = np.random.default_rng(len(names))
         for name in rng.choice(names, min(samples, len(names)), replace=False):

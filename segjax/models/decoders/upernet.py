@@ -104,17 +104,16 @@ class UPerNet(nn.Module):
     @nn.nowrap
     def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
         """The module's name below ``decoder`` (SMP) or ``decode_head``."""
+        names = TORCH[naming]
         part, number = re.findall(r"([a-z]+)(\d*)", path[0])[0]
+        if part not in names:
+            return None
         i = int(number or 0)
         # SMP counts the pyramid from the deepest map.
         last = sum(stride >= 4 for stride in self.strides) - 2
-        places = {
-            "i": i,
-            "back": last - i,
-            "bin": BINS.index(i) if part == "pool" else 0,
-        }
-        name = TORCH[naming][part].format(**places)
-        return ".".join([name, *(TORCH[naming][layer] for layer in path[1:])])
+        place = BINS.index(i) if part == "pool" else i
+        name = names[part].format(i=place, back=last - i)
+        return ".".join([name, *(names[layer] for layer in path[1:])])
 
 
 def _resize(x, like):
@@ -125,7 +124,7 @@ def _resize(x, like):
 TORCH = {
     "smp": {
         "norm": "feature_norms.{i}",
-        "pool": "psp.blocks.{bin}.1",
+        "pool": "psp.blocks.{i}.1",
         "pooled": "psp.out_conv",
         "lateral": "fpn_lateral_blocks.{back}.conv_norm_relu",
         "fpn": "fpn_conv_blocks.{back}",
@@ -134,7 +133,7 @@ TORCH = {
         "bn": "1",
     },
     "transformers": {
-        "pool": "psp_modules.{bin}.1",
+        "pool": "psp_modules.{i}.1",
         "pooled": "bottleneck",
         "lateral": "lateral_convs.{i}",
         "fpn": "fpn_convs.{i}",
