@@ -45,6 +45,33 @@ class PoolDense(nn.Module):
         return (self.torch or {"torchvision": "fc"}).get(naming)
 
 
+class PoolNormDense(nn.Module):
+    """Classify the deepest map: mean over the pixels, layer norm, one dense layer.
+
+    ``norm_first`` normalises the pixels, before the mean. ``torch`` gives the names of
+    "norm" and "dense" in each naming.
+    """
+
+    num_classes: int
+    layers: Layers
+    like: str = "segjax"
+    eps: float = 1e-6
+    norm_first: bool = False
+    torch: Mapping[str, Mapping[str, str]] | None = None
+
+    @nn.compact
+    def __call__(self, features: Features, train: bool) -> jax.Array:
+        """Features -> logits [B, num_classes]."""
+        x, norm = features.maps[-1], self.layers.layer_norm(eps=self.eps, name="norm")
+        x = jnp.mean(norm(x), (1, 2)) if self.norm_first else norm(jnp.mean(x, (1, 2)))
+        return self.layers.dense(self.num_classes, name="dense")(x)
+
+    @nn.nowrap
+    def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
+        """The layer's name."""
+        return (self.torch or {}).get(naming, {}).get(path[0])
+
+
 class FCNHead(nn.Module):
     """3x3 convolution, norm, ReLU, dropout, 1x1 convolution: torchvision's FCN head.
 

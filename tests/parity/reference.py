@@ -129,6 +129,7 @@ class Case:
       like: of segjax's model.
       size: (H, W) of the images.
       options: further options of build.
+      fields: of the encoder, for a network smaller than any that has a name.
       forward: (model, tensor x) -> logits tensor; None: :func:`logits_of`.
       pyramid: (model, array x [B, H, W, C]) -> the encoder's maps [B, h, w, C], finest
         first, or names of submodules whose outputs they are; None: not compared.
@@ -147,6 +148,7 @@ class Case:
     like: str = "segjax"
     size: tuple[int, int] = (64, 64)
     options: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
     forward: Callable | None = None
     pyramid: Callable | tuple[str, ...] | None = None
     naming: str | None = None
@@ -167,8 +169,10 @@ class Case:
             common["param_dtype"] = jnp.float64
         common |= options
         if self.decoder is None:
-            return build_classifier(self.encoder, self.classes, **common)
-        return build(self.encoder, self.decoder, self.classes, **common)
+            model = build_classifier(self.encoder, self.classes, **common)
+        else:
+            model = build(self.encoder, self.decoder, self.classes, **common)
+        return model.clone(encoder=model.encoder.clone(**self.fields))
 
     def reference_logits(self, reference, tensor):
         """The reference's logits tensor."""

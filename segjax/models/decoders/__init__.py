@@ -12,6 +12,7 @@ from segjax.models.decoders.pspnet import pspnet
 from segjax.models.decoders.segnet import segnet, segnet_basic
 from segjax.models.decoders.unet import unet
 from segjax.models.decoders.unetplusplus import unetplusplus
+from segjax.models.decoders.upernet import upernet
 
 __all__ = [
     "deeplabv3",
@@ -30,4 +31,5 @@ __all__ = [
     "segnet_basic",
     "unet",
     "unetplusplus",
+    "upernet",
 ]

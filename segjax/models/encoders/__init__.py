@@ -1,6 +1,12 @@
 """Encoders: image -> Features. One import line per family; lookup is by these names."""
 
 from segjax.models.encoders.alexnet import alexnet
+from segjax.models.encoders.convnext import (
+    convnext_base,
+    convnext_large,
+    convnext_small,
+    convnext_tiny,
+)
 from segjax.models.encoders.densenet import densenet121, densenet169, densenet201
 from segjax.models.encoders.efficientnet import (
     efficientnet_b0,
@@ -35,6 +41,7 @@ from segjax.models.encoders.resnet import (
     wide_resnet101_2,
 )
 from segjax.models.encoders.segnet_basic import segnet_basic
+from segjax.models.encoders.swin import swin_b, swin_s, swin_t
 from segjax.models.encoders.vgg import (
     vgg11,
     vgg11_bn,
@@ -48,6 +55,10 @@ from segjax.models.encoders.vgg import (
 
 __all__ = [
     "alexnet",
+    "convnext_tiny",
+    "convnext_small",
+    "convnext_base",
+    "convnext_large",
     "densenet121",
     "densenet169",
     "densenet201",
@@ -78,6 +89,9 @@ __all__ = [
     "wide_resnet50_2",
     "wide_resnet101_2",
     "segnet_basic",
+    "swin_t",
+    "swin_s",
+    "swin_b",
     "vgg11",
     "vgg13",
     "vgg16",

@@ -1,0 +1,93 @@
+"""Swin Transformer against torchvision and timm."""
+
+from functools import partial
+
+import pytest
+
+from tests.parity.reference import Case, to_nchw
+from tests.parity.spread import assert_initial_spread
+from tests.requirements import require_parity
+
+pytestmark = pytest.mark.parity
+TINY = {"depths": (2, 2, 2, 3), "heads": (1, 2, 2, 4), "window": 4}
+
+
+def torchvision(name):
+    return getattr(require_parity("torchvision").models, name)(num_classes=5)
+
+
+def tiny():
+    return require_parity("torchvision").models.SwinTransformer(
+        patch_size=[4, 4],
+        embed_dim=16,
+        depths=list(TINY["depths"]),
+        num_heads=list(TINY["heads"]),
+        window_size=[4, 4],
+        num_classes=5,
+    )
+
+
+def timm(name):
+    return require_parity("timm").create_model(name, num_classes=5)
+
+
+def stages(model, x):
+    """Outputs of torchvision's stages, which have the channels last."""
+    y, maps = to_nchw(x), []
+    for i, stage in enumerate(model.features):
+        y = stage(y)
+        if i % 2:
+            maps.append(y.numpy())
+    return maps
+
+
+against_torchvision = partial(
+    Case,
+    decoder=None,
+    package="torchvision",
+    like="torchvision",
+    pyramid=stages,
+    naming="torchvision",
+)
+# Windows hang over the edge, lie in it, and cover maps in both directions or in one.
+CASES = [
+    *(
+        against_torchvision(name, make=partial(torchvision, name), size=size, slow=slow)
+        for name, size, slow in [
+            ("swin_t", (97, 131), False),
+            ("swin_t", (64, 64), True),
+            ("swin_s", (240, 97), True),
+            ("swin_b", (64, 96), True),
+        ]
+    ),
+    *(
+        against_torchvision(
+            "swin_t", make=tiny, size=size, fields={"width": 16, **TINY}
+        )
+        for size in [(64, 64), (66, 150)]
+    ),
+    Case(
+        "swin_t",
+        None,
+        "timm",
+        partial(timm, "swin_tiny_patch4_window7_224"),
+        like="timm",
+        size=(224, 224),  # timm's windows shrink in smaller images
+        slow=True,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.slow], ids=str)
+def test_classifiers(case):
+    case.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in CASES if c.slow], ids=str)
+def test_large_classifiers(case):
+    case.check()
+
+
+def test_initial_weights():
+    assert_initial_spread(CASES[0])
