@@ -10,8 +10,8 @@ from jax import lax
 
 Initializer = Callable[..., jax.Array]
 
-truncated_normal = nn.initializers.truncated_normal(0.02)
-"""The transformers' (sigma 0.02, cut at two sigma)."""
+truncated_normal = nn.initializers.normal(0.02)
+"""The transformers'. torch's ``trunc_normal_(std=0.02)`` cuts at +-2: 100 sigma."""
 
 
 class Dense(nn.Module):

@@ -15,12 +15,20 @@ from segjax.models.encoders.efficientnet import (
     tf_efficientnet_lite3,
     tf_efficientnet_lite4,
 )
+from segjax.models.encoders.mit import mit_b0, mit_b1, mit_b2, mit_b3, mit_b4, mit_b5
 from segjax.models.encoders.resnet import (
     resnet18,
     resnet34,
     resnet50,
     resnet101,
     resnet152,
+)
+from segjax.models.encoders.vit import (
+    vit_base,
+    vit_base_384,
+    vit_large,
+    vit_large_384,
+    vit_small,
 )
 
 __all__ = [
@@ -42,4 +50,15 @@ __all__ = [
     "resnet50",
     "resnet101",
     "resnet152",
+    "mit_b0",
+    "mit_b1",
+    "mit_b2",
+    "mit_b3",
+    "mit_b4",
+    "mit_b5",
+    "vit_small",
+    "vit_base",
+    "vit_large",
+    "vit_base_384",
+    "vit_large_384",
 ]
