@@ -9,5 +9,5 @@ PARAMETERS = {
     "mit_b5": 81_956_008,
 }
 SMALL = {
-    "mit_b0": {"widths": (8, 8, 20, 16), "depths": (1, 2, 1, 1)},
+    "mit_b0": {"widths": (8, 8, 20, 16), "depths": (1, 1, 1, 1)},
 }
