@@ -4,17 +4,26 @@ import jax
 import jax.numpy as jnp
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, heads: int) -> jax.Array:
-    """softmax(q k^T / sqrt(D)) v in each head, a slice of D = C / heads channels.
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    heads: int,
+    bias: jax.Array | None = None,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(D) + bias) v in each head, a slice of D = C/heads channels.
 
-    query[B, N, C], key and value[B, M, C] -> [B, N, C] in the dtype of ``value``.
-    Scores and softmax are float32 or wider.
+    query[B, N, C], key and value[B, M, C], bias[B or 1, heads, N, M] -> [B, N, C] in
+    the dtype of ``value``. Scores and softmax are float32 or wider.
     """
     query, key, value = (
         x.reshape(*x.shape[:2], heads, x.shape[2] // heads) for x in (query, key, value)
     )
     wide = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("bnhd,bmhd->bhnm", query, key, preferred_element_type=wide)
-    weights = jax.nn.softmax(scores * query.shape[3] ** -0.5, axis=-1)
+    scores = scores * query.shape[3] ** -0.5
+    if bias is not None:
+        scores = scores + bias
+    weights = jax.nn.softmax(scores, axis=-1)
     y = jnp.einsum("bhnm,bmhd->bnhd", weights.astype(value.dtype), value)
     return y.reshape(*y.shape[:2], -1)

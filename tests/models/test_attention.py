@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from segjax.models import build, build_classifier
 from segjax.models.attention import attend
@@ -22,16 +23,21 @@ def started(model, x, **options):
     return jax.jit(lambda x: model.init_with_output(KEY, x, **options))(x)
 
 
-def test_attention():
+@pytest.mark.parametrize("biased", [False, True])
+def test_attention(biased):
     rng = np.random.default_rng(0)
     query = rng.normal(size=(2, 3, 8)).astype(np.float32)
     key, value = rng.normal(size=(2, 2, 5, 8)).astype(np.float32)
-    y = attend(jnp.asarray(query), jnp.asarray(key), jnp.asarray(value), heads=4)
+    bias = biased * rng.normal(size=(1, 4, 3, 5)).astype(np.float32)
+    added = jnp.asarray(bias) if biased else None
+    arrays = (jnp.asarray(array) for array in (query, key, value))
+    y = attend(*arrays, 4, added)
     for b, n, h in np.ndindex(2, 3, 4):
         part = slice(2 * h, 2 * h + 2)
-        weights = np.exp(key[b, :, part] @ query[b, n, part] / 2**0.5)
+        scores = key[b, :, part] @ query[b, n, part] / 2**0.5 + bias[0, h, n]
+        weights = np.exp(scores)
         wanted = weights @ value[b, :, part] / weights.sum()
-        np.testing.assert_allclose(y[b, n, part], wanted, rtol=1e-4)
+        np.testing.assert_allclose(y[b, n, part], wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_half_precision_softmax_is_float32():
