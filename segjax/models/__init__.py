@@ -176,7 +176,7 @@ def build(
         num_classes=num_classes,
         in_channels=in_channels,
         layers=layers,
-        align_corners=like == "smp",
+        align_corners=getattr(make_decoder.func, "align_corners", like == "smp"),
         auxiliary=auxiliary,
     )
 

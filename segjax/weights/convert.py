@@ -20,6 +20,7 @@ from segjax.weights.naming import (
     detect,
     entries,
     find_layout,
+    renamed,
 )
 
 Source = str | os.PathLike | Mapping[str, Any]
@@ -59,6 +60,7 @@ def load_torch(
     if not isinstance(source, Mapping):
         where = os.fspath(source)
         source = read_file(Path(where))
+    source = {now: source[name] for now, name in renamed(model, source).items()}
     shape = image_shape or (64, 64, model.in_channels)
     abstract = _abstract(model, shape)
     layout = detect(model, abstract, source, naming)

@@ -1,5 +1,6 @@
 """Which tensors of a PyTorch state dict are which variable of a model."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -198,6 +199,25 @@ def _prefixes(given: set[str], wanted: set[str]) -> list[str]:
         end = f".{name}"
         found |= {g.removesuffix(name) for g in given if g.endswith(end)}
     return sorted(found, key=len)
+
+
+def renamed(model: Model, names: Iterable[str]) -> dict[str, str]:
+    """{name today: name in the file}: packages rename modules and read older files.
+
+    A part's ``torch_renames`` are pairs of a pattern and what takes its place (re.sub).
+    """
+    rules = [
+        rule
+        for part in (model.encoder, getattr(model, "decoder", None))
+        for rule in getattr(part, "torch_renames", ())
+    ]
+    found = {}
+    for name in names:
+        now = name
+        for pattern, replacement in rules:
+            now = re.sub(pattern, replacement, now)
+        found[now] = name
+    return found
 
 
 def buffers(model: Model, layout: Layout) -> dict[str, np.ndarray]:

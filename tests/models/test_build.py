@@ -33,6 +33,23 @@ from segjax.models.segmenter import Segmenter
             {"decoder_channels": (8, 8)},
             ["decoder_channels has 2 numbers", "halves 5 times"],
         ),
+        ({"decoder": "dpt"}, ["dpt needs tokens", "resnet18 does not", "vit_base"]),
+        (
+            {"encoder": "vit_small", "decoder": "dpt", "decoder_readout": "project"},
+            ["decoder_readout is 'project'", "cat, add, ignore"],
+        ),
+        (
+            {
+                "encoder": "vit_small",
+                "decoder": "dpt",
+                "decoder_intermediate_channels": (8, 8),
+            },
+            ["decoder_intermediate_channels has 2 numbers", "give 4"],
+        ),
+        (
+            {"encoder": "mit_b0", "output_stride": 8},
+            ["mit_b0 has output_stride 32 only", "8 is not possible"],
+        ),
     ],
 )
 def test_one_line_says_what_to_write_instead(change, words):

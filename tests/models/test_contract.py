@@ -29,6 +29,12 @@ UNET_PARAMETERS = {
     "vgg13_bn": 18_445_883,
     "vgg16_bn": 23_758_139,
     "vgg19_bn": 29_070_395,
+    "mit_b0": 5_550_939,
+    "mit_b1": 16_433_595,
+    "mit_b2": 27_478_459,
+    "mit_b3": 47_354_299,
+    "mit_b4": 64_124_859,
+    "mit_b5": 84_725_179,
 }
 
 
@@ -180,6 +186,8 @@ def random_variables(model, shape):
         ("resnet18", "fcn8s", "batch"),
         ("convnext_tiny", "upernet", "batch"),
         ("swin_t", "upernet", "group"),
+        ("mit_b0", "segformer", "group"),
+        ("vit_small", "dpt", "batch"),
     ],
 )
 def test_every_parameter_has_a_gradient_on_every_path(encoder, decoder, norm):

@@ -6,6 +6,7 @@ import pytest
 
 from segjax.ops import resize
 from segjax.ops.scores import Rule, Scores, finish
+from tests.requirements import require_parity
 
 
 def image(height, width, channels=2):
@@ -70,3 +71,19 @@ def test_scores_finish_by_resizing_and_cropping_in_float32():
     logits = finish(Scores(array, Rule(size=(4, 2), crop=(3, 1))))
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits[0, :, :, 0], [[0], [1], [3]])
+
+
+@pytest.mark.parametrize("size", [(10, 14), (9, 3), (1, 1), (3, 20), (64, 7)])
+@pytest.mark.parametrize("antialias", [True, False])
+def test_bicubic_is_torchs(size, antialias):
+    torch = require_parity("torch")
+    x = image(5, 7)
+    y = torch.nn.functional.interpolate(
+        torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).double(),
+        size=size,
+        mode="bicubic",
+        align_corners=False,
+        antialias=antialias,
+    )
+    out = resize.resize_bicubic(jnp.asarray(x), size, antialias=antialias)
+    np.testing.assert_allclose(out, y.permute(0, 2, 3, 1), atol=1e-5)

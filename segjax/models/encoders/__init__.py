@@ -24,6 +24,7 @@ from segjax.models.encoders.efficientnet import (
     tf_efficientnet_lite4,
 )
 from segjax.models.encoders.googlenet import googlenet
+from segjax.models.encoders.mit import mit_b0, mit_b1, mit_b2, mit_b3, mit_b4, mit_b5
 from segjax.models.encoders.mobilenet import (
     mobilenet_v2,
     mobilenet_v3_large,
@@ -52,6 +53,13 @@ from segjax.models.encoders.vgg import (
     vgg19,
     vgg19_bn,
 )
+from segjax.models.encoders.vit import (
+    vit_base,
+    vit_base_384,
+    vit_large,
+    vit_large_384,
+    vit_small,
+)
 
 __all__ = [
     "alexnet",
@@ -76,6 +84,12 @@ __all__ = [
     "tf_efficientnet_lite3",
     "tf_efficientnet_lite4",
     "googlenet",
+    "mit_b0",
+    "mit_b1",
+    "mit_b2",
+    "mit_b3",
+    "mit_b4",
+    "mit_b5",
     "mobilenet_v2",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
@@ -100,4 +114,9 @@ __all__ = [
     "vgg13_bn",
     "vgg16_bn",
     "vgg19_bn",
+    "vit_small",
+    "vit_base",
+    "vit_large",
+    "vit_base_384",
+    "vit_large_384",
 ]
