@@ -1,7 +1,5 @@
 """What every encoder and decoder in the registries must do."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,18 +36,15 @@ UNET_PARAMETERS = {
 }
 
 
-def possible(pair):
-    """Whether the encoder has what the decoder needs."""
-    encoder, decoder = (
-        getattr(package, name).func
-        for package, name in zip((models.encoders, models.decoders), pair, strict=True)
-    )
-    needs = getattr(decoder, "needs", None)
-    return needs is None or needs in getattr(encoder, "provides", ())
-
-
-PAIRS = [*filter(possible, itertools.product(NAMES["encoders"], NAMES["decoders"]))]
-SMALL_PAIRS = [(e, d) for e, d in PAIRS if e in SMALL]
+# Every kind of encoder under one decoder, every decoder on one encoder that has what it
+# needs; tests/models/test_pairs.py has the whole matrix.
+PARTNERS = {"segnet": "vgg11_bn", "segnet_basic": "segnet_basic", "dpt": "vit_small"}
+SMALL_PAIRS = [(encoder, "unet") for encoder in SMALL]
+SMALL_PAIRS += [
+    (PARTNERS.get(decoder, "resnet18"), decoder)
+    for decoder in NAMES["decoders"]
+    if decoder != "unet"
+]
 DILATED = [
     (e, d)
     for e, d in SMALL_PAIRS
@@ -101,10 +96,10 @@ def test_unet_parameters(encoder):
     assert count(variables["params"]) == UNET_PARAMETERS[encoder]
 
 
-@pytest.mark.parametrize("encoder, decoder", [p for p in PAIRS if p[1] != "unet"])
+@pytest.mark.parametrize("encoder, decoder", SMALL_PAIRS)
 def test_any_size_and_number_of_channels(encoder, decoder):
-    logits, _ = traced(build(encoder, decoder, 4, in_channels=5), (2, 97, 131, 5))
-    assert logits.shape == (2, 97, 131, 4) and logits.dtype == jnp.float32
+    logits, _ = traced(small(encoder, decoder, in_channels=5), (2, 97, 131, 5))
+    assert logits.shape == (2, 97, 131, 5) and logits.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("stride", [8, 16])
@@ -139,7 +134,7 @@ def test_half_precision_computes_in_bfloat16_and_keeps_float32(encoder, decoder)
     assert all("= dot_general" in line for line in products if line not in half)
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "layer", "none"])
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
 @pytest.mark.parametrize("encoder, decoder", SMALL_PAIRS)
 def test_remat_and_platform_never_change_the_tree(encoder, decoder, norm):
     plain = tree_of(traced(small(encoder, decoder, norm=norm), (1, 64, 64, 3))[1])
