@@ -29,6 +29,12 @@ UNET_PARAMETERS = {
     "vgg13_bn": 18_445_883,
     "vgg16_bn": 23_758_139,
     "vgg19_bn": 29_070_395,
+    "resnext50_32x4d": 31_994_427,
+    "resnext101_32x8d": 95_756_859,
+    "densenet121": 13_609_083,
+    "densenet169": 21_204_091,
+    "densenet201": 28_582_011,
+    "mobilenet_v2": 6_630_395,
 }
 
 
@@ -180,6 +186,8 @@ def random_variables(model, shape):
         ("resnet18", "fcn8s", "batch"),
         ("convnext_tiny", "upernet", "batch"),
         ("swin_t", "upernet", "group"),
+        ("densenet121", "lraspp", "batch"),
+        ("mobilenet_v3_large", "fcn", "layer"),
     ],
 )
 def test_every_parameter_has_a_gradient_on_every_path(encoder, decoder, norm):
