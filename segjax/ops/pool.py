@@ -49,9 +49,9 @@ def avg_pool(
     """
     given = both_sides(padding)
     window, strides, sides = _geometry(x, window, strides, padding, ceil_mode)
-    total = lax.reduce_window(
-        x, jnp.zeros((), x.dtype), lax.add, *_full(window, strides, sides)
-    )
+    # NumPy's zero: with a traced one, JAX does not see a sum, and has no gradient.
+    zero = np.zeros((), x.dtype)
+    total = lax.reduce_window(x, zero, lax.add, *_full(window, strides, sides))
     counts = []
     for axis in range(2):
         low, high = given[axis] if count_padding else (0, 0)

@@ -33,6 +33,12 @@ UNET_PARAMETERS = {
     "mit_b3": 47_354_299,
     "mit_b4": 64_124_859,
     "mit_b5": 84_725_179,
+    "resnext50_32x4d": 31_994_427,
+    "resnext101_32x8d": 95_756_859,
+    "densenet121": 13_609_083,
+    "densenet169": 21_204_091,
+    "densenet201": 28_582_011,
+    "mobilenet_v2": 6_630_395,
 }
 
 
@@ -183,6 +189,8 @@ def random_variables(model, shape):
         ("swin_t", "upernet", "group"),
         ("mit_b0", "segformer", "group"),
         ("vit_small", "dpt", "batch"),
+        ("densenet121", "lraspp", "batch"),
+        ("mobilenet_v3_large", "fcn", "layer"),
     ],
 )
 def test_every_parameter_has_a_gradient_on_every_path(encoder, decoder, norm):

@@ -102,6 +102,15 @@ def test_avg_pool(case, count_padding):
     np.testing.assert_allclose(out, y, atol=1e-6)
 
 
+def test_avg_pools_gradient_under_jit_spreads_evenly():
+    """By hand: a quarter to each pixel of a 2x2 window, nothing to the odd row."""
+    w = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, 3, 4)), jnp.float32)
+    x = jnp.zeros((2, 5, 6, 4))
+    dx = jax.jit(jax.grad(lambda x: jnp.sum(pool.avg_pool(x, 2) * w)))(x)
+    spread = np.repeat(np.repeat(np.asarray(w) / 4, 2, 1), 2, 2)
+    np.testing.assert_allclose(dx, np.pad(spread, ((0, 0), (0, 1), (0, 0), (0, 0))))
+
+
 def test_googlenets_pool_keeps_the_last_column():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     assert pool.max_pool(x, 3, 2).shape == (1, 1, 1, 1)

@@ -1,8 +1,11 @@
 """ResNeXt, wide ResNet, DenseNet and MobileNet against torchvision and SMP."""
 
+import dataclasses
+
 import pytest
 
 from tests.parity.reference import Case, hooked, to_nchw, to_nhwc
+from tests.parity.spread import assert_initial_spread
 from tests.requirements import require_parity
 
 RESNET = ("relu", "layer1", "layer2", "layer3", "layer4")
@@ -86,7 +89,7 @@ UNETS = [
     )
     for name, size, slow in [
         ("resnext50_32x4d", (64, 64), True),
-        ("densenet121", (64, 64), False),
+        ("densenet121", (64, 64), True),
         ("mobilenet_v2", (64, 64), False),
         ("resnext101_32x8d", (64, 64), True),
         ("densenet169", (64, 64), True),
@@ -107,3 +110,11 @@ def test_networks(case):
 @pytest.mark.parametrize("case", [c for c in CASES if c.slow], ids=str)
 def test_large_networks(case):
     case.check()
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "densenet121", "mobilenet_v2"])
+def test_initial_weights_have_torchvisions_spread(name):
+    case = next(c for c in CLASSIFIERS if c.encoder == name)
+    assert_initial_spread(dataclasses.replace(case, naming="torchvision"))

@@ -17,6 +17,7 @@ from tests.parity.reference import (
     to_nchw,
     to_nhwc,
 )
+from tests.parity.spread import assert_initial_spread
 from tests.requirements import require_parity
 
 pytestmark = pytest.mark.parity
@@ -96,18 +97,20 @@ def case(encoder, decoder, make, size, slow=False, **options):
         like="torchvision",
         size=size,
         options=options,
+        naming="torchvision",
         slow=slow,
     )
 
 
 FCN_RESNET50 = case("resnet50", "fcn", segmentation("fcn_resnet50"), (64, 64))
 LRASPP = segmentation("lraspp_mobilenet_v3_large")
+LRASPP_64 = case("mobilenet_v3_large", "lraspp", LRASPP, (64, 64))
 CASES = [
     FCN_RESNET50,
     case("resnet50", "fcn", segmentation("fcn_resnet50"), (97, 131), True),
     case("resnet101", "fcn", segmentation("fcn_resnet101"), (64, 64), True),
-    case("mobilenet_v3_large", "fcn", fcn_mobilenet, (97, 131), output_stride=16),
-    case("mobilenet_v3_large", "lraspp", LRASPP, (64, 64)),
+    case("mobilenet_v3_large", "fcn", fcn_mobilenet, (97, 131), True, output_stride=16),
+    LRASPP_64,
     case("mobilenet_v3_large", "lraspp", LRASPP, (97, 131), True),
     case("mobilenet_v3_large", None, v3_dilated, (65, 72), True, output_stride=16),
     case(
@@ -144,17 +147,23 @@ def test_large_networks(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [FCN_RESNET50, CASES[4]], ids=str)
+@pytest.mark.parametrize("case", [FCN_RESNET50, LRASPP_64], ids=str)
 def test_input_gradients(case):
     case.check_input_gradient()
 
 
-@pytest.mark.parametrize("size", [(64, 64), (97, 131)])
-def test_scores_and_their_upsampling_each_are_torchvisions(size):
-    """At low resolution, and at the image's size: rounding 97 / 13 is no integer."""
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [FCN_RESNET50, LRASPP_64], ids=str)
+def test_initial_weights_have_torchvisions_spread(case):
+    assert_initial_spread(case)
+
+
+def test_scores_and_their_upsampling_each_are_torchvisions():
+    """At low resolution, and at the image's size: 97 / 13 is no whole number."""
     torch = require_parity("torch")
     reference = randomize(small_fcn())
     model, variables = _small(reference)
+    size = (97, 131)
     x = image(*size)
     with torch.no_grad():
         features = reference.backbone(to_nchw(x))
@@ -163,7 +172,7 @@ def test_scores_and_their_upsampling_each_are_torchvisions(size):
     scores = jax.jit(lambda v, x: model.apply(v, x, method="scores"))(variables, x)
     assert scores.array.shape[1:3] == tuple(-(-n // 8) for n in size)
     assert relative_error(scores.array, to_nhwc(wanted)) <= LIMIT
-    found = resize_bilinear(to_nhwc(wanted), size, align_corners=False)
+    found = resize_bilinear(jnp.asarray(to_nhwc(wanted)), size, align_corners=False)
     assert relative_error(found, to_nhwc(upsampled)) <= 1e-6
 
 

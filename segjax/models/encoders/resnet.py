@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from segjax.models.heads import PoolDense
-from segjax.models.layers import Features, Layers
+from segjax.models.layers import Features, Layers, torch_uniform
 from segjax.models.naming import Name
 
 
@@ -151,7 +151,11 @@ class ResNet(nn.Module):
     strides: ClassVar[tuple[int, ...]] = (2, 4, 8, 16, 32)
     namings: ClassVar[tuple[str, ...]] = ("torchvision", "smp", "timm")
     classifier_head: ClassVar = staticmethod(
-        partial(PoolDense, torch={"torchvision": "fc", "timm": "fc"})
+        partial(
+            PoolDense,
+            kernel_init=torch_uniform,
+            torch={"torchvision": "fc", "timm": "fc"},
+        )
     )
     head_names: ClassVar[tuple[str, ...]] = ("fc.*",)
 
