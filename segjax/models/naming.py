@@ -4,7 +4,8 @@ Every encoder, decoder and head has ``torch_name(path, naming)``: the name of th
 module for a module's path (its ``weight``, ``bias`` and running statistics follow from
 the parameter), or the whole name of the tensor for a parameter with a name of its own
 (``path`` then ends in it). ``naming`` is one of :data:`NAMINGS`; None means that this
-naming has no such tensor.
+naming has no such tensor. ``torch_renames``, if there are any, lead from names of older
+releases, which files still have, to those.
 """
 
 from typing import NamedTuple

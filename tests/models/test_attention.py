@@ -11,7 +11,7 @@ from segjax.models import build, build_classifier
 from segjax.models.attention import attend
 from tests.models.families import SMALL
 
-KEY = jax.random.key(0)
+KEY = jax.random.key(0, impl="rbg")  # compiles faster
 
 
 def encoder_of(name):

@@ -96,7 +96,9 @@ SEGFORMERS = [
     )
     for name, width, size in [("mit_b0", 256, (97, 131)), ("mit_b2", 768, (64, 96))]
 ]
-UNET = Case("mit_b0", "unet", "smp", partial(smp, "Unet", "mit_b0"), like="smp")
+UNET = Case(
+    "mit_b0", "unet", "smp", partial(smp, "Unet", "mit_b0"), like="smp", slow=True
+)
 CASES = [*CLASSIFIERS, *SEGFORMERS, UNET]
 
 
@@ -115,6 +117,7 @@ def test_gradient_of_the_image():
     SEGFORMERS[0].check_input_gradient()
 
 
+@pytest.mark.slow
 def test_initial_weights():
     assert_initial_spread(SEGFORMERS[0])
 

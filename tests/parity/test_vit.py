@@ -129,6 +129,7 @@ def test_gradient_of_the_image():
     DPTS[0].check_input_gradient()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [CLASSIFIERS[0], DPTS[0]], ids=str)
 def test_initial_weights(case):
     assert_initial_spread(case)

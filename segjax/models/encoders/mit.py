@@ -11,12 +11,8 @@ import numpy as np
 
 from segjax.models.attention import attend
 from segjax.models.heads import PoolDense
-from segjax.models.layers import Features, Layers
+from segjax.models.layers import Features, Layers, kaiming_normal_fan_in
 from segjax.models.naming import Name, Tensors
-
-# The reference divides the fan-out by the groups. In a depthwise convolution that is
-# the fan-in.
-depthwise_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Attention(nn.Module):
@@ -56,8 +52,9 @@ class MixFFN(nn.Module):
         """x[B, H, W, C] -> the same shape."""
         layers, width = self.layers, 4 * x.shape[3]
         y = layers.dense(width, name="fc1")(x)
+        # The reference divides the fan-out by the groups: here, that is the fan-in.
         y = layers.conv(
-            width, 3, groups=width, kernel_init=depthwise_normal, name="dwconv"
+            width, 3, groups=width, kernel_init=kaiming_normal_fan_in, name="dwconv"
         )(y)
         y = jax.nn.gelu(y, approximate=False)
         return layers.dense(x.shape[3], name="fc2")(y)

@@ -10,14 +10,11 @@ import numpy as np
 
 from segjax.models.attention import attend
 from segjax.models.dense import truncated_normal
-from segjax.models.layers import Features, Layers
+from segjax.models.layers import Features, Layers, torch_uniform
 from segjax.models.naming import Name, Tensors
 from segjax.ops.resize import resize_bicubic, resize_bilinear
 
 PATCH = 16
-
-torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""What torch gives a convolution that nobody initialises."""
 
 
 class Block(nn.Module):
