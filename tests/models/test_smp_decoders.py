@@ -289,6 +289,24 @@ def test_dropout_of_whole_maps(decoder, option):
     assert abs(empty.mean() - 0.2) < 0.04
 
 
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_no_norm_of_pan_sees_a_single_value(norm):
+    """One channel, or the image's mean: a norm of it would pass no gradient."""
+    features, size = pyramid(size=(128, 128), reached=8), (128, 128)
+    module = make("pan").clone(layers=Layers(norm_kind=norm))
+    variables = drawn(lambda: module.init(KEY, features, size, train=False))
+    weight = np.random.default_rng(1).normal(size=(2, 32, 32, 32)).astype(np.float32)
+
+    def loss(variables, features):
+        found = module.apply(variables, features, size, train=False)
+        return jnp.sum(found * weight)
+
+    gradient = jax.jit(jax.grad(loss))(variables, features)["params"]
+    for keys, one in jax.tree_util.tree_leaves_with_path(gradient):
+        if keys[-1].key == "kernel":
+            assert np.abs(one).max() > 1e-5, jax.tree_util.keystr(keys)
+
+
 def test_dropout_of_aspp():
     """Half of the elements: of the half that the ReLU leaves, another half."""
     module, x = ASPP(64, (1, 2, 3)), pyramid().maps[2]

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.decoders.blocks import ConvNorm
+from segjax.models.decoders.blocks import ConvNorm, layers_of_means
 from segjax.models.layers import Layers
 
 
@@ -37,9 +37,13 @@ class ASPP(nn.Module):
             )
             branches.append(branch(x, train))
         mean = jnp.mean(x, (1, 2), keepdims=True)
-        mean = block(width, 1, layers=layers, name=f"pooled{len(branches)}")(
-            mean, train
+        pooled = block(
+            width,
+            1,
+            layers=layers_of_means(layers),
+            name=f"pooled{len(branches)}",
         )
+        mean = pooled(mean, train)
         branches.append(jnp.broadcast_to(mean, branches[0].shape))
         x = jnp.concatenate(branches, 3)
         x = block(width, 1, layers=layers, name="project")(x, train)

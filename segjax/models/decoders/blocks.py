@@ -1,11 +1,21 @@
 """Blocks that several decoders share."""
 
+import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
 from segjax.models.layers import Layers
+
+
+def layers_of_means(layers: Layers) -> Layers:
+    """``layers`` for the image's mean [B, 1, 1, C]: layer norm in group norm's place.
+
+    A group of one channel would be a single value there, and its norm zero.
+    """
+    kind = "layer" if layers.norm_kind == "group" else layers.norm_kind
+    return dataclasses.replace(layers, norm_kind=kind)
 
 
 class ConvNorm(nn.Module):

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.decoders.blocks import ConvNorm
+from segjax.models.decoders.blocks import ConvNorm, layers_of_means
 from segjax.models.layers import (
     Features,
     Layers,
@@ -34,7 +34,11 @@ class FeaturePyramidAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x[B, H, W, C] -> [B, H, W, features]."""
-        block = partial(ConvNorm, use_bias=True, layers=self.layers)
+        layers, features = self.layers, self.features
+        # A layer norm of one channel would be zero.
+        kind = "group" if layers.norm_kind == "layer" else layers.norm_kind
+        of_one = dataclasses.replace(layers, norm_kind=kind)
+        block = partial(ConvNorm, 1, use_bias=True, layers=of_one)
 
         def halve(x):
             window = (min(2, x.shape[1]), min(2, x.shape[2]))
@@ -45,14 +49,17 @@ class FeaturePyramidAttention(nn.Module):
             return resize_bilinear(x, size, align_corners=self.align_corners)
 
         mean = jnp.mean(x, (1, 2), keepdims=True)
-        mean = block(self.features, 1, name="pooled")(mean, train)
-        middle = block(self.features, 1, name="middle")(x, train)
-        half = block(1, 7, name="down1")(halve(x), train)
-        quarter = block(1, 5, name="down2")(halve(half), train)
-        eighth = block(1, 3, name="down3a")(halve(quarter), train)
-        eighth = block(1, 3, name="down3b")(eighth, train)
-        weight = block(1, 5, name="up2")(quarter, train) + resize(eighth, quarter)
-        weight = block(1, 7, name="up1")(half, train) + resize(weight, half)
+        mean = ConvNorm(
+            features, 1, use_bias=True, layers=layers_of_means(layers), name="pooled"
+        )(mean, train)
+        middle = ConvNorm(features, 1, use_bias=True, layers=layers, name="middle")
+        middle = middle(x, train)
+        half = block(7, name="down1")(halve(x), train)
+        quarter = block(5, name="down2")(halve(half), train)
+        eighth = block(3, name="down3a")(halve(quarter), train)
+        eighth = block(3, name="down3b")(eighth, train)
+        weight = block(5, name="up2")(quarter, train) + resize(eighth, quarter)
+        weight = block(7, name="up1")(half, train) + resize(weight, half)
         return middle * resize(weight, middle) + mean
 
 
@@ -66,12 +73,20 @@ class GlobalAttentionUpsample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, low: jax.Array) -> jax.Array:
         """x[B, h, w, features], low[B, H, W, C] -> [B, H, W, features]."""
-        block = partial(ConvNorm, self.features, use_bias=True, layers=self.layers)
-        mean = jnp.mean(x, (1, 2), keepdims=True)
-        gate = nn.sigmoid(block(1, relu=False, name="gate")(mean, train))
+        layers, features = self.layers, self.features
+        gate = ConvNorm(
+            features,
+            1,
+            use_bias=True,
+            relu=False,
+            layers=layers_of_means(layers),
+            name="gate",
+        )
+        gate = nn.sigmoid(gate(jnp.mean(x, (1, 2), keepdims=True), train))
         size = (low.shape[1], low.shape[2])
         x = resize_bilinear(x, size, align_corners=self.align_corners)
-        return x + block(3, name="low")(low, train) * gate
+        low = ConvNorm(features, use_bias=True, layers=layers, name="low")(low, train)
+        return x + low * gate
 
 
 class PAN(nn.Module):
