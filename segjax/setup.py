@@ -106,6 +106,8 @@ def preprocessing(config: Config, channels: int) -> Preprocessing:
     """
     rgb = channels == 3
     values, trained = {}, pretrained_range(config)
+    if trained and len(trained["mean"]) != channels:  # another number: model.inflate
+        trained = None
     for key, known in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
         given = config.data[key]
         given = (given,) if isinstance(given, (int, float)) else given
@@ -115,7 +117,7 @@ def preprocessing(config: Config, channels: int) -> Preprocessing:
                 f"{config.model.pretrained} were trained on, {trained[key]}; leave "
                 "it out"
             )
-        if trained and len(trained[key]) == channels:
+        if trained:
             given = trained[key]
         if given is None:
             given = known if rgb else ((0.5 if key == "mean" else 0.25),) * channels
@@ -410,10 +412,16 @@ def warm_start(parts: Parts, state: steps.TrainState) -> steps.TrainState:
     taken), a file of PyTorch weights, of the whole network or of its encoder, or a
     package of them ("package:efficientnet-lite0").
     """
-    name = parts.config.model.pretrained
+    name, inflate = parts.config.model.pretrained, parts.config.model.inflate
     path = Path(name)
     variables = abstract_variables(parts)
     if path.is_dir():
+        if inflate is not None:
+            raise ValueError(
+                f"config.model.inflate={inflate!r} is for weights files, but "
+                f"config.model.pretrained={path} is a folder; leave inflate out, or "
+                "write the weights to a file with segjax export"
+            )
         loaded = checkpoint.restore_params(
             path, variables, ema=True, allow_missing=("params/head/*",)
         )
@@ -423,6 +431,7 @@ def warm_start(parts: Parts, state: steps.TrainState) -> steps.TrainState:
             weights.read_package(name) if name.startswith(weights.PREFIX) else path,
             image_shape=(*parts.pre.image_size, parts.pre.channels),
             allow_missing=("decoder/*", "head/*", "auxiliary/*"),
+            inflate=inflate,
         )
     params = _merge(state.params, loaded["params"])
     stats = _merge(state.batch_stats, loaded.get("batch_stats", {}))

@@ -176,6 +176,6 @@ def arrays(content: dict[str, Tensor], read: Callable[[str], bytes]) -> dict:
         if storage.key not in data:
             data[storage.key] = read(storage.key)
             if len(data[storage.key]) != storage.total * storage.dtype.itemsize:
-                raise pickle.UnpicklingError(f"storage {storage.key} is cut short")
+                raise pickle.UnpicklingError(f"storage {storage.key} has another size")
         found[name] = tensor.array(data[storage.key])
     return found
