@@ -30,6 +30,9 @@ from segjax.optim import make_optimizer, make_schedule
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Of config.model, what tells (with encoder and decoder) which weights fit it and how
+# they are run.
+IN_WEIGHTS = ("like", "output_stride", "norm", "auxiliary")
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,14 @@ def layouts(model: Model) -> list[Layout]:
     return whole + [Layout(naming, False) for naming in NAMINGS if naming in own]
 
 
+def namings(model: Model) -> dict[str, bool]:
+    """{naming that the model can have: whether for the whole network}."""
+    found: dict[str, bool] = {}
+    for layout in layouts(model):
+        found.setdefault(layout.naming, layout.whole)
+    return found
+
+
 def find_layout(model: Model, naming: str | None) -> list[Layout]:
     """The model's layouts of one naming, or all.
 
