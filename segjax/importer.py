@@ -48,6 +48,8 @@ def import_weights(
     """
     if (workdir / "config.json").exists():
         raise ValueError(f"--workdir {workdir} holds a run already; name another")
+    if wanted.image_size and len(wanted.image_size) > 2:
+        raise ValueError("--image-size takes one or two numbers (height, width)")
     tensors = weights.read_file(file)
     described = _description(file)
     config, channels = _config(wanted, described)
@@ -61,6 +63,7 @@ def import_weights(
     configs.validate(config)
     spec = _labels(wanted, described, found.num_classes, file)
     pre = setup.preprocessing(config, channels)
+    config.data.mean, config.data.std = pre.mean, pre.std
     parts = setup.make_parts(config, spec, pre, jax.local_devices()[:1])
     try:
         variables = weights.load_torch(parts.model, tensors)
