@@ -9,8 +9,9 @@ import jax
 
 from segjax import __version__, setup, weights
 
-KEY = "segjax"
-"""The key of the file's metadata that holds the network's description as JSON."""
+# Of config.model, what tells (with encoder and decoder) which weights fit it and how
+# they are run.
+IN_WEIGHTS = ("like", "output_stride", "norm", "auxiliary")
 
 
 def describe(parts: setup.Parts) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def describe(parts: setup.Parts) -> dict[str, Any]:
         "version": __version__,
         "encoder": model.encoder,
         "decoder": model.decoder,
-        "model": {key: model[key] for key in setup.IN_WEIGHTS},
+        "model": {key: model[key] for key in IN_WEIGHTS},
         "labels": parts.spec.to_dict(),
         "preprocessing": parts.pre.to_dict(),
     }
@@ -53,7 +54,7 @@ def export(
     variables, step = setup.restore_variables(parts, workdir, checkpoint)
     tensors = weights.to_torch(parts.model, jax.device_get(variables), naming)
     described = describe(parts) | {"naming": naming, "step": step}
-    weights.write_file(output, tensors, {KEY: json.dumps(described)})
+    weights.write_file(output, tensors, {weights.KEY: json.dumps(described)})
     whole = (
         "" if known[naming] else f", the encoder alone ({naming} has no such decoder)"
     )

@@ -13,7 +13,7 @@ from segjax import config as configs
 from segjax.batch import LabelSpec, default_palette
 from segjax.config import Config
 from segjax.data.classes import read_classes
-from segjax.export import KEY
+from segjax.preprocessing import preprocessing
 
 SIZE = 512  # px, that a workdir names where nobody says what the network trained on
 
@@ -51,8 +51,13 @@ def import_weights(
     if wanted.image_size and len(wanted.image_size) > 2:
         raise ValueError("--image-size takes one or two numbers (height, width)")
     tensors = weights.read_file(file)
-    described = _description(file)
-    config, channels = _config(wanted, described)
+    try:
+        described = json.loads(weights.read_metadata(file).get(weights.KEY, "{}"))
+        config, channels = _config(wanted, described)
+        own = LabelSpec.from_dict(described["labels"]) if described else None
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        text = f"its metadata {weights.KEY!r} is damaged ({type(error).__name__})"
+        raise ValueError(f"{file}: {text}") from error
     configs.override(config, overrides)
     try:
         found = weights.guess(lambda k: _model(config, k, channels), tensors)
@@ -61,8 +66,8 @@ def import_weights(
     if wanted.like is None and "model" not in described:
         config.model.like = found.naming
     configs.validate(config)
-    spec = _labels(wanted, described, found.num_classes, file)
-    pre = setup.preprocessing(config, channels)
+    spec = _labels(wanted, own, found.num_classes, file)
+    pre = preprocessing(config, channels)
     config.data.mean, config.data.std = pre.mean, pre.std
     parts = setup.make_parts(config, spec, pre, jax.local_devices()[:1])
     try:
@@ -81,21 +86,11 @@ def import_weights(
     )
 
 
-def _description(file: Path) -> dict[str, Any]:
-    """What ``segjax export`` wrote beside the tensors; else nothing."""
-    text = weights.read_metadata(file).get(KEY, "{}")
-    try:
-        described = json.loads(text)
-        LabelSpec.from_dict(described["labels"]) if described else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file}: its metadata {KEY!r} is damaged ({error})"
-        ) from error
-    return described
-
-
 def _config(wanted: Wanted, described: dict[str, Any]) -> tuple[Config, int]:
-    """The config of the workdir, and the number of channels of its images."""
+    """The config of the workdir, and the number of channels of its images.
+
+    ``described`` is what ``segjax export`` wrote beside the tensors.
+    """
     config = configs.default()
     config.steps = 1  # a config has a length; nothing was trained here
     config.model.encoder = wanted.encoder
@@ -119,18 +114,15 @@ def _model(config: Config, num_classes: int, channels: int) -> models.Segmenter:
 
 
 def _labels(
-    wanted: Wanted, described: dict[str, Any], number: int, file: Path
+    wanted: Wanted, own: LabelSpec | None, number: int, file: Path
 ) -> LabelSpec:
     """The classes: of --labels, of the file, or numbered; ``number`` of them."""
     names = tuple(f"class{i}" for i in range(number))
-    spec = LabelSpec(names, default_palette(number))
-    told = wanted.classes
+    spec = own or LabelSpec(names, default_palette(number))
     if wanted.labels is not None:
         spec = _read_labels(wanted.labels)
-        told = spec.num_classes
-    elif "labels" in described:
-        spec = LabelSpec.from_dict(described["labels"])
-    if told not in (None, number):
+    told = wanted.classes or spec.num_classes
+    if told != number:
         raise ValueError(f"{file} is for {number} classes, but {told} are asked for")
     return spec
 

@@ -12,7 +12,7 @@ from PIL import Image
 from segjax import weights
 from segjax.main import main
 from segjax.models import build
-from segjax.setup import IMAGENET_MEAN, IMAGENET_STD
+from segjax.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from tests.requirements import require_parity
 
 NETWORK = ["--encoder", "resnet18", "--decoder", "fcn32s"]
@@ -181,8 +181,9 @@ def test_other_mistakes(foreign, imported, tmp_path, capsys):
     safetensors.numpy.save_file(tensors, alone)
     run = ["import", "--weights", alone, *NETWORK, "--workdir", tmp_path / "run"]
     assert "hold no layer of scores" in said(*run)
-    safetensors.numpy.save_file(tensors, alone, {"segjax": "{"})
-    assert "its metadata 'segjax' is damaged" in said(*run)
+    for text in ("{", "[1]", '{"model": {"x": 1}, "labels": {}}', '{"version": 1}'):
+        safetensors.numpy.save_file(tensors, alone, {"segjax": text})
+        assert "its metadata 'segjax' is damaged" in said(*run)
     out = ["export", "--workdir", imported, "--output"]
     assert "name it so" in said(*out, tmp_path / "a.pth")
     named = [*out, tmp_path / "a.safetensors", "--naming"]

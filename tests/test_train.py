@@ -15,6 +15,7 @@ from segjax import models, setup, train, weights
 from segjax.evaluate import evaluate, evaluate_split
 from segjax.main import main
 from segjax.metrics import summarize
+from segjax.preprocessing import preprocessing
 
 QUICK = Path(__file__).parents[1] / "configs" / "resnet_unet.py"
 SMALL = """
@@ -200,7 +201,7 @@ def test_a_checkpoint_cut_short_falls_back(finished, tmp_path, capsys):
 def test_a_warm_start_takes_the_other_runs_parameters(finished):
     config = small(f"model.pretrained={finished[0]}", "seed=5")
     source = setup.open_split(config, "train")
-    pre = setup.preprocessing(config, source.channels)
+    pre = preprocessing(config, source.channels)
     parts = setup.make_parts(config, source.spec, pre)
     tx, _ = setup.make_tx(config, 4)
     abstract = parts.abstract_state(tx)
@@ -224,7 +225,7 @@ def test_inflate_fits_pretrained_weights_to_other_channels(finished, tmp_path):
     def warm(*more):
         config = small(f"model.pretrained={path}", *more)
         spec = setup.open_split(config, "train").spec
-        parts = setup.make_parts(config, spec, setup.preprocessing(config, 5))
+        parts = setup.make_parts(config, spec, preprocessing(config, 5))
         tx, _ = setup.make_tx(config, 4)
         where = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state(tx))
         key = jax.random.key(5)

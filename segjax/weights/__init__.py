@@ -8,12 +8,13 @@ classes it is, ``namings`` which a model can have.
 """
 
 from segjax.weights.convert import load_torch, to_torch
-from segjax.weights.files import read_file, read_metadata, write_file
+from segjax.weights.files import KEY, read_file, read_metadata, write_file
 from segjax.weights.guess import guess
 from segjax.weights.naming import namings
 from segjax.weights.packages import PACKAGES, PREFIX, package, read_package
 
 __all__ = [
+    "KEY",
     "PACKAGES",
     "PREFIX",
     "guess",

@@ -11,6 +11,9 @@ import safetensors.numpy
 from segjax.weights.pickles import Tensor, arrays
 from segjax.weights.torch_files import open_torch
 
+KEY = "segjax"
+"""Where a .safetensors file's metadata holds the network's description (JSON)."""
+
 WRAPPERS = ("state_dict", "model")
 """Where training programs keep the state dict, beside what else they keep."""
 
