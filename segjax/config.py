@@ -99,9 +99,9 @@ def default() -> Config:
         dtype="float32",  # of the computation: float32 | bfloat16 | float64
         remat=False,  # recompute blocks in the backward pass: less memory, more time
         auxiliary=False,  # an FCN head on the second deepest map, for training alone
-        pretrained=config_dict.placeholder(
-            str
-        ),  # weights file, a run's workdir, package:NAME
+        # A file of weights, another run's workdir, or package:NAME.
+        pretrained=config_dict.placeholder(str),
+        inflate=config_dict.placeholder(str),  # its stem to channels: repeat|mean|zero
     )
 
     config.loss = _options(
@@ -174,6 +174,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.like": ("segjax", "smp", "torchvision", "timm", "transformers"),
     "model.norm": ("batch", "group", "layer", "none"),
     "model.dtype": ("float32", "bfloat16", "float64"),
+    "model.inflate": ("repeat", "mean", "zero"),
     "optim.name": ("sgd", "adamw", "lamb", "lars"),
     "optim.schedule": ("constant", "poly", "cosine", "one_cycle"),
 }
@@ -203,6 +204,7 @@ USED_WHEN: dict[str, tuple[Chosen, str]] = {
     "data.channels": _chosen("data.name", "folder", "tfds"),
     "data.mask_values": _chosen("data.name", "folder", "tfds"),
     "data.buffer_size": _chosen("data.fit", "pad"),
+    "model.inflate": (lambda c: c.model.pretrained is not None, "model.pretrained"),
     "loss.auxiliary": (lambda c: c.model.auxiliary, "model.auxiliary = True"),
     "augment.blur_sigma": (lambda c: c.augment.blur > 0, "augment.blur > 0"),
     "loss.class_weights": _chosen(
@@ -273,9 +275,11 @@ def _contradictions(config: Config) -> Iterable[str]:
             if given
             else "neither config.steps nor config.epochs is set; set exactly one"
         )
+    known = default()
     for key, choices in CHOICES.items():
         value = get(config, key)
-        if value not in choices:
+        empty = value is None and get(known, key) is None
+        if value not in choices and not empty:
             yield (
                 f"config.{key}={value!r} is not one of {', '.join(choices)}"
                 f"{nearest(str(value), choices)}"

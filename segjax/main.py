@@ -12,13 +12,15 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-COMMANDS = ("train", "evaluate", "predict")
+COMMANDS = ("train", "evaluate", "predict", "import", "export")
 EXAMPLES = """\
 examples:
   segjax train --config configs/resnet_unet.py
   segjax train --config configs/resnet_unet.py --config.optim.lr=0.003 --workdir runs/a
   segjax evaluate --workdir runs/a --split val
   segjax predict --workdir runs/a --input photos/ --output predictions/
+  segjax import --weights unet.pth --encoder resnet34 --decoder unet --workdir runs/b
+  segjax export --workdir runs/a --output unet.safetensors
 
 Every knob of segjax/config.py can be set by --config.KEY=VALUE.
 """
@@ -27,7 +29,7 @@ Every knob of segjax/config.py can be set by --config.KEY=VALUE.
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="segjax",
-        description="Semantic segmentation: train, evaluate, predict.",
+        description="Semantic segmentation: train, evaluate, predict, share weights.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -57,9 +59,52 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--workdir", required=True, metavar="DIR")
     predict.add_argument("--input", required=True, metavar="FILE_OR_DIR")
     predict.add_argument("--output", required=True, metavar="DIR")
-    for added in (evaluate, predict):
+    export = command("export", "write a run's weights for other programs")
+    export.add_argument("--workdir", required=True, metavar="DIR")
+    export.add_argument("--output", required=True, metavar="FILE.safetensors")
+    export.add_argument(
+        "--format", default="torch", choices=["torch"], help="a PyTorch state dict"
+    )
+    export.add_argument(
+        "--naming", metavar="smp|torchvision|timm|transformers", help="whose names"
+    )
+    for added in (evaluate, predict, export):
         added.add_argument("--checkpoint", default="best", metavar="best|latest|STEP")
+    _add_import(command("import", "a run's folder from another program's weights"))
     return parser
+
+
+def _add_import(added: argparse.ArgumentParser) -> None:
+    """The flags of ``import``."""
+    file = ".safetensors, .pth or .pt"
+    added.add_argument("--weights", required=True, metavar="FILE", help=file)
+    added.add_argument("--workdir", required=True, metavar="DIR")
+    added.add_argument("--encoder", required=True, metavar="NAME")
+    added.add_argument("--decoder", metavar="NAME", help="default: unet")
+    classes = added.add_mutually_exclusive_group()
+    classes.add_argument(
+        "--classes", type=int, metavar="N", help="checked; default: as the weights have"
+    )
+    classes.add_argument(
+        "--labels", metavar="FILE", help="classes.json, or labels.json of a run"
+    )
+    added.add_argument(
+        "--like",
+        metavar="segjax|smp|torchvision|timm|transformers",
+        help="whose rules hold; default: whose names the weights have",
+    )
+    added.add_argument("--channels", type=int, metavar="N", help="default: 3")
+    for name in ("--mean", "--std"):
+        added.add_argument(
+            name, nargs="+", type=float, metavar="X", help="default: ImageNet's"
+        )
+    added.add_argument(
+        "--image-size",
+        nargs="+",
+        type=int,
+        metavar="PX",
+        help="H W to resize images to for the network; default: their own size",
+    )
 
 
 def _start_processes(args: argparse.Namespace) -> None:
@@ -78,42 +123,80 @@ def _start_processes(args: argparse.Namespace) -> None:
         jax.distributed.initialize(heartbeat_timeout_seconds=30)
 
 
-def _run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    if args.command == "train":
-        from segjax import config as configs
+def _train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from segjax import config as configs
 
-        config = configs.load(args.config, overrides)
-        _start_processes(args)
-        from segjax.train import train
+    config = configs.load(args.config, overrides)
+    _start_processes(args)
+    from segjax.train import train
 
-        if args.workdir is None and (args.processes or 1) > 1:
-            raise ValueError(
-                "--workdir is missing; several processes need one name for the run"
-            )
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        workdir = args.workdir or Path("runs", Path(args.config).stem, stamp)
-        train(config, Path(workdir))
-    elif args.command == "evaluate":
-        _start_processes(args)
-        from segjax.evaluate import evaluate
-
-        evaluate(
-            Path(args.workdir),
-            overrides,
-            split=args.split,
-            checkpoint=args.checkpoint,
+    if args.workdir is None and (args.processes or 1) > 1:
+        raise ValueError(
+            "--workdir is missing; several processes need one name for the run"
         )
-    else:
-        _start_processes(args)
-        from segjax.predict import predict
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    workdir = args.workdir or Path("runs", Path(args.config).stem, stamp)
+    train(config, Path(workdir))
 
-        predict(
-            Path(args.workdir),
-            Path(args.input),
-            Path(args.output),
-            overrides,
-            checkpoint=args.checkpoint,
-        )
+
+def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    _start_processes(args)
+    from segjax.evaluate import evaluate
+
+    evaluate(
+        Path(args.workdir), overrides, split=args.split, checkpoint=args.checkpoint
+    )
+
+
+def _predict(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    _start_processes(args)
+    from segjax.predict import predict
+
+    predict(
+        Path(args.workdir),
+        Path(args.input),
+        Path(args.output),
+        overrides,
+        checkpoint=args.checkpoint,
+    )
+
+
+def _import(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from segjax.importer import Wanted, import_weights
+
+    wanted = Wanted(
+        encoder=args.encoder,
+        decoder=args.decoder,
+        like=args.like,
+        classes=args.classes,
+        labels=Path(args.labels) if args.labels else None,
+        channels=args.channels,
+        mean=tuple(args.mean or ()) or None,
+        std=tuple(args.std or ()) or None,
+        image_size=tuple(args.image_size or ()) or None,
+    )
+    import_weights(Path(args.workdir), Path(args.weights), wanted, overrides)
+
+
+def _export(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from segjax.export import export
+
+    export(
+        Path(args.workdir),
+        Path(args.output),
+        overrides,
+        naming=args.naming,
+        checkpoint=args.checkpoint,
+    )
+
+
+RUN = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "import": _import,
+    "export": _export,
+}
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -143,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = [a for a in argv if a.startswith("--config.")]
     args = _parser().parse_args([a for a in argv if a not in overrides])
     try:
-        _run(args, overrides)
+        RUN[args.command](args, overrides)
     except KeyboardInterrupt:
         print("segjax: interrupted", file=sys.stderr)
         return 130

@@ -21,6 +21,7 @@ from segjax import step as steps
 from segjax.config import Config
 from segjax.evaluate import evaluate_split
 from segjax.metrics import Confusion
+from segjax.preprocessing import preprocessing
 
 # What a resumed run may change: nothing here touches the steps already made.
 RESUMABLE = ("data.root", "steps", "epochs", "eval.", "checkpoint.", "logs.", "mesh.")
@@ -102,7 +103,7 @@ class Run:
         self.train_source = setup.open_split(config, config.data.train_split)
         self.eval_source = setup.open_split(config, config.data.eval_split)
         self.spec = self.train_source.spec
-        pre = setup.preprocessing(config, self.train_source.channels)
+        pre = preprocessing(config, self.train_source.channels)
         self.parts = setup.make_parts(config, self.spec, pre)
         examples = len(self.train_source)
         self.total = setup.num_steps(config, examples)

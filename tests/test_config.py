@@ -59,6 +59,11 @@ def test_overrides_reach_the_config_with_their_types():
         (["optim.accumulate=3"], r"accumulate=3 does not divide .*batch_size=16"),
         (["optim.warmup_steps=900"], r"warmup_steps=900 leaves nothing"),
         (["data.image_size=(1,2,3)"], r"image_size=\(1, 2, 3\) must be an int or"),
+        (["model.inflate=mean"], r"inflate='mean' is not used.*model\.pretrained"),
+        (
+            ["model.inflate=maen", "model.pretrained=x"],
+            r"'maen' is not one of repeat, mean, zero; did you mean mean\?",
+        ),
         (["augment.scale=(2.0,1.0)"], r"augment\.scale=.* 0 < low <= high"),
     ],
 )

@@ -29,12 +29,13 @@ ALLOWED: dict[str, set[str]] = {
     # Models, data, checkpoints and logs reach a step as arguments or not at all.
     "step": {"losses", "metrics", "augment", "optim", "sharding", "ops", "batch"},
     "config": {*LEAVES, "ops", "batch"},
-    "setup": {"config", "step", "weights", *LEAVES, "ops", "batch"},
+    "preprocessing": {"config", "weights"},
+    "setup": {"preprocessing", "config", "step", "weights", *LEAVES, "ops", "batch"},
     "inference": {"config", "step", "weights", *LEAVES, "ops", "batch"},
 }
 OF_COMMANDS = {*ALLOWED["setup"], "setup", "inference"}
 CALLABLE_COMMANDS = {"evaluate", "predict", "doctor"}
-READ_CONFIGS = {"config", "setup", "inference"}  # and the commands
+READ_CONFIGS = {"config", "preprocessing", "setup", "inference"}  # and the commands
 
 
 def name_of(path: Path) -> str:

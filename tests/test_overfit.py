@@ -9,6 +9,7 @@ from segjax import setup, sharding
 from segjax import step as steps
 from segjax.augment import prepare_eval
 from segjax.metrics import summarize
+from segjax.preprocessing import preprocessing
 from tests.requirements import require_data
 from tests.test_train import QUICK
 
@@ -45,7 +46,7 @@ def test_two_camvid_images_are_learnt_by_heart():
         ],
     )
     source = setup.open_split(config, "train")
-    pre = setup.preprocessing(config, 3)
+    pre = preprocessing(config, 3)
     # One device: batch statistics over 8 parts of 2 images would only cost time.
     parts = setup.make_parts(config, source.spec, pre, jax.devices()[:1])
     tx, _ = setup.make_tx(config, config.steps)

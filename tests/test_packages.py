@@ -10,8 +10,9 @@ import pytest
 import safetensors.numpy
 
 from segjax import config as configs
-from segjax import setup, weights
+from segjax import weights
 from segjax.models import build, build_classifier
+from segjax.preprocessing import preprocessing
 from segjax.weights import packages
 from segjax.weights.naming import Layout, entries
 from tests.parity.reference import image, relative_error, run
@@ -78,11 +79,11 @@ def test_another_file_under_the_same_name_is_refused(installed):
 def test_the_range_travels_with_the_weights(installed, tmp_path):
     config = configs.default()
     config.model.pretrained = "package:tiny"
-    pre = setup.preprocessing(config, 3)
+    pre = preprocessing(config, 3)
     assert (pre.mean, pre.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
     config.data.mean = 0.5
     with pytest.raises(ValueError, match=r"config.data.mean=\(0.5,\) is not the ra"):
-        setup.preprocessing(config, 3)
+        preprocessing(config, 3)
     # A run that starts from another run takes over the range of its images.
     workdir = tmp_path / "run"
     workdir.mkdir()
@@ -91,10 +92,10 @@ def test_the_range_travels_with_the_weights(installed, tmp_path):
     for path in (workdir, workdir / "checkpoints"):
         config = configs.default()
         config.model.pretrained = str(path)
-        assert setup.preprocessing(config, 3).mean == (0.1, 0.2, 0.3)
+        assert preprocessing(config, 3).mean == (0.1, 0.2, 0.3)
     lite = configs.default()
     lite.model.pretrained = "package:efficientnet-lite0"
-    pre = setup.preprocessing(lite, 3)
+    pre = preprocessing(lite, 3)
     x = np.array([0, 127, 255]) / 255  # (x - 127) / 128 of whole numbers
     np.testing.assert_allclose(
         (x - pre.mean[0]) / pre.std[0], [-127 / 128, 0, 1], atol=1e-12

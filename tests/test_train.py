@@ -7,13 +7,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 from segjax import config as configs
-from segjax import setup, train
+from segjax import models, setup, train, weights
 from segjax.evaluate import evaluate, evaluate_split
 from segjax.main import main
 from segjax.metrics import summarize
+from segjax.preprocessing import preprocessing
 
 QUICK = Path(__file__).parents[1] / "configs" / "resnet_unet.py"
 SMALL = """
@@ -199,7 +201,7 @@ def test_a_checkpoint_cut_short_falls_back(finished, tmp_path, capsys):
 def test_a_warm_start_takes_the_other_runs_parameters(finished):
     config = small(f"model.pretrained={finished[0]}", "seed=5")
     source = setup.open_split(config, "train")
-    pre = setup.preprocessing(config, source.channels)
+    pre = preprocessing(config, source.channels)
     parts = setup.make_parts(config, source.spec, pre)
     tx, _ = setup.make_tx(config, 4)
     abstract = parts.abstract_state(tx)
@@ -211,6 +213,34 @@ def test_a_warm_start_takes_the_other_runs_parameters(finished):
         jax.tree.leaves(warm.params), jax.tree.leaves(stored["params"]), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_inflate_fits_pretrained_weights_to_other_channels(finished, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    rgb = models.build("resnet18", "fcn32s", 2)
+    fresh = jax.jit(rgb.init)(jax.random.key(1), np.zeros((1, 32, 40, 3), np.float32))
+    state = weights.to_torch(rgb, fresh, "timm")
+    safetensors.numpy.save_file(state, path)
+
+    def warm(*more):
+        config = small(f"model.pretrained={path}", *more)
+        spec = setup.open_split(config, "train").spec
+        parts = setup.make_parts(config, spec, preprocessing(config, 5))
+        tx, _ = setup.make_tx(config, 4)
+        where = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state(tx))
+        key = jax.random.key(5)
+        start = jax.jit(parts.init(tx), out_shardings=where)(key)
+        return setup.warm_start(parts, start).params["encoder"]["conv1"]["kernel"]
+
+    with pytest.raises(ValueError, match=r"\(64, 5, 7, 7\); .* model.inflate"):
+        warm()
+    wanted = state["conv1.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(
+        warm("model.inflate=zero"), np.pad(wanted, [(0, 0)] * 2 + [(0, 2), (0, 0)])
+    )
+    with pytest.raises(ValueError, match=r"inflate='mean' is for weights files"):
+        path = finished[0]
+        warm("model.inflate=mean")
 
 
 @pytest.mark.parametrize(

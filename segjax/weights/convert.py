@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.models.classifier import Classifier
+from segjax.weights.braces import braces
 from segjax.weights.files import read_file
+from segjax.weights.inflate import HINT, find_stems, inflate_kernel, shapes
 from segjax.weights.naming import (
     Entry,
     Layout,
@@ -33,6 +35,7 @@ def load_torch(
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
     naming: str | None = None,
+    inflate: str | None = None,
 ) -> dict[str, Any]:
     """Variables of ``model`` with the values of a PyTorch state dict.
 
@@ -49,6 +52,9 @@ def load_torch(
         may lack in the source; they are initialised with key 0.
       allow_unexpected: patterns of names in the source to ignore ("fc.*").
       naming: whose names; None: found out.
+      inflate: how a stem for other images becomes one for ``model.in_channels``:
+        "repeat", "mean" or "zero" (:func:`segjax.weights.inflate.inflate_kernel`);
+        None: it is of another shape, an error.
 
     Returns:
       {"params": ..., "batch_stats": ...} as NumPy arrays in the model's param_dtype.
@@ -62,7 +68,7 @@ def load_torch(
         source = read_file(Path(where))
     source = {now: source[name] for now, name in renamed(model, source).items()}
     shape = image_shape or (64, 64, model.in_channels)
-    abstract = _abstract(model, shape)
+    abstract = shapes(model, shape)
     layout = detect(model, abstract, source, naming)
     unused = buffers(model, layout)
     tensors = {
@@ -75,7 +81,13 @@ def load_torch(
         allow_unexpected = (*allow_unexpected, *model.encoder.head_names)
     wanted = list(entries(model, abstract, layout))
     missing = [e for e in wanted if not e.names or not set(e.names) <= set(tensors)]
-    _check(tensors, wanted, missing, allow_missing, allow_unexpected, where)
+    others = _other_stems(model, shape, wanted, tensors)
+    if inflate is not None:
+        for name in others:
+            kernel = _array(tensors[name])
+            tensors[name] = inflate_kernel(kernel, model.in_channels, inflate)
+        others = []
+    _check(tensors, wanted, missing, allow_missing, allow_unexpected, where, others)
     result: dict[str, Any] = {}
     for entry in wanted:
         if entry not in missing:
@@ -113,11 +125,17 @@ def to_torch(
     return state
 
 
-def _abstract(model: Model, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Shapes of the parameters and statistics."""
-    image = jax.ShapeDtypeStruct((1, *image_shape), model.layers.dtype)
-    found = jax.eval_shape(model.init, jax.random.key(0), image)
-    return {k: found[k] for k in ("params", "batch_stats") if k in found}
+def _other_stems(model, image_shape, wanted: Sequence[Entry], tensors) -> list[str]:
+    """Names of the stems that are for another number of channels than the model's."""
+    found = {}
+    for entry in wanted:
+        if len(entry.names) == 1 and entry.names[0] in tensors:
+            here, there = entry.torch_shape, tuple(tensors[entry.names[0]].shape)
+            if len(here) == len(there) == 4 and here[1] == model.in_channels:
+                if here != there and (here[0], *here[2:]) == (there[0], *there[2:]):
+                    found[entry.path] = entry.names[0]
+    stems = find_stems(model, image_shape) if found else set()
+    return [name for path, name in found.items() if path in stems]
 
 
 def _initial(model: Model, image_shape, wanted: Sequence[Entry]) -> list[jax.Array]:
@@ -157,8 +175,8 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _check(tensors, wanted, missing, allow_missing, allow_unexpected, where):
-    """One error that lists everything that does not fit."""
+def _check(tensors, wanted, missing, allow_missing, allow_unexpected, where, others):
+    """One error that lists everything that does not fit; ``others``: inflatable."""
     known = {name for entry in wanted for name in entry.names}
     lacking = []
     for entry in missing:
@@ -171,21 +189,24 @@ def _check(tensors, wanted, missing, allow_missing, allow_unexpected, where):
         for name in tensors
         if name not in known and not _matches(name, allow_unexpected)
     ]
-    shapes = []
+    shapes: dict[str, list[str]] = {}
     for entry in wanted:
         for name in entry.names:
             if name in tensors:
                 found = tuple(tensors[name].shape)
                 if found != entry.torch_shape:
-                    shapes.append(f"{name} {found} instead of {entry.torch_shape}")
+                    text = f"{found} instead of {entry.torch_shape}"
+                    shapes.setdefault(text, []).append(name)
     problems = [
-        f"{len(found)} {kind}: {', '.join(found)}"
-        for kind, found in (
-            ("missing", lacking),
-            ("unexpected", surplus),
-            ("of another shape", shapes),
-        )
+        f"{len(found)} {kind}: {braces(found)}"
+        for kind, found in (("missing", lacking), ("unexpected", surplus))
         if found
     ]
+    if shapes:
+        count = sum(map(len, shapes.values()))
+        listed = (f"{braces(names)} {text}" for text, names in shapes.items())
+        problems.append(f"{count} of another shape: {', '.join(listed)}")
+    if others:
+        problems.append(HINT)
     if problems:
         raise ValueError(f"{where} does not fit the model: " + "; ".join(problems))

@@ -1,5 +1,6 @@
-"""Reading weight files as data: nothing in them is ever executed."""
+"""Weight files. Read as data: nothing in them is ever executed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import safetensors.numpy
 
 from segjax.weights.pickles import Tensor, arrays
 from segjax.weights.torch_files import open_torch
+
+KEY = "segjax"
+"""Where a .safetensors file's metadata holds the network's description (JSON)."""
 
 WRAPPERS = ("state_dict", "model")
 """Where training programs keep the state dict, beside what else they keep."""
@@ -42,6 +46,24 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except Exception as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def write_file(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Write a .safetensors file, under a temporary name until it is complete.
+
+    PyTorch reads it with ``safetensors.torch.load_file``.
+    """
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: weights are written as .safetensors; name it so")
+    temporary = path.with_name(f"{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Readers of transformers ask for a format; "pt" means torch's axes.
+    safetensors.numpy.save_file(
+        dict(tensors), temporary, metadata={"format": "pt", **metadata}
+    )
+    temporary.replace(path)
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -152,6 +152,14 @@ def layouts(model: Model) -> list[Layout]:
     return whole + [Layout(naming, False) for naming in NAMINGS if naming in own]
 
 
+def namings(model: Model) -> dict[str, bool]:
+    """{naming that the model can have: whether for the whole network}."""
+    found: dict[str, bool] = {}
+    for layout in layouts(model):
+        found.setdefault(layout.naming, layout.whole)
+    return found
+
+
 def find_layout(model: Model, naming: str | None) -> list[Layout]:
     """The model's layouts of one naming, or all.
 
@@ -178,14 +186,20 @@ def detect(
 ) -> Layout:
     """The layout under which most of the model's tensors are among ``names``.
 
-    Something before all names ("module.", "model.", "encoder.") is found as well.
+    Something before all names ("module.", "model.", "encoder.") is found as well. A
+    file that has the encoder's tensors alone is not one of the whole network.
     """
     given = set(names)
     best, most = None, -1
     for layout in find_layout(model, naming):
-        wanted = {n for e in entries(model, variables, layout) for n in e.names}
+        found = list(entries(model, variables, layout))
+        wanted = {n for e in found for n in e.names}
+        rest = {n for e in found if e.path[0] != "encoder" for n in e.names}
+        segmenter = layout.whole and isinstance(model, Segmenter)
         for prefix in _prefixes(given, wanted):
             count = sum(f"{prefix}{name}" in given for name in wanted)
+            if segmenter and not any(f"{prefix}{name}" in given for name in rest):
+                count = 0
             if count > most:
                 best, most = layout._replace(prefix=prefix), count
     assert best is not None

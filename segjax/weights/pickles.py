@@ -48,16 +48,14 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def array(self, data: bytes) -> np.ndarray:
-        """The (read-only) array in its storage's bytes."""
+    def array(self, data: bytearray) -> np.ndarray:
+        """The array in its storage's bytes."""
         dtype = self.storage.dtype
         if 0 in self.shape:
             return np.zeros(self.shape, dtype)
         flat = np.frombuffer(data, dtype)[self.storage.start + self.offset :]
         strides = [step * dtype.itemsize for step in self.strides]
-        return np.lib.stride_tricks.as_strided(
-            flat, self.shape, strides, writeable=False
-        )
+        return np.lib.stride_tricks.as_strided(flat, self.shape, strides)
 
 
 class Name(NamedTuple):
@@ -174,8 +172,8 @@ def arrays(content: dict[str, Tensor], read: Callable[[str], bytes]) -> dict:
     for name, tensor in content.items():
         storage = tensor.storage
         if storage.key not in data:
-            data[storage.key] = read(storage.key)
+            data[storage.key] = bytearray(read(storage.key))  # to be written to
             if len(data[storage.key]) != storage.total * storage.dtype.itemsize:
-                raise pickle.UnpicklingError(f"storage {storage.key} is cut short")
+                raise pickle.UnpicklingError(f"storage {storage.key} has another size")
         found[name] = tensor.array(data[storage.key])
     return found

@@ -104,4 +104,6 @@ def _places(file: BinaryIO, storages: list[Storage]) -> dict[str, tuple[int, int
             raise pickle.UnpicklingError(f"storage {storage.key} is cut short")
         places[storage.key] = at + 8, size
         at += 8 + size
+    if at != end:
+        raise pickle.UnpicklingError(f"{end - at} bytes at its end belong to nothing")
     return places
