@@ -9,5 +9,10 @@ PARAMETERS = {
     "mit_b5": 81_956_008,
 }
 SMALL = {
-    "mit_b0": {"widths": (8, 8, 20, 16), "depths": (1, 1, 1, 1)},
+    # At 40 x 56, larger ratios would leave a single key.
+    "mit_b0": {
+        "widths": (8, 8, 20, 16),
+        "depths": (1, 1, 1, 1),
+        "ratios": (4, 2, 2, 1),
+    },
 }
