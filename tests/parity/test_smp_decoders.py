@@ -28,10 +28,10 @@ def smp(encoder, decoder, size=None, slow=True, **options):
     def make():
         package = require_parity("segmentation_models_pytorch")
         kind = getattr(package, DECODERS[decoder])
-        name = encoder.replace("_", "-")
+        name = encoder.replace("efficientnet_", "efficientnet-")
         return kind(name, encoder_weights=None, classes=5, **options)
 
-    idle = ()
+    idle = ("decoder.center.*",) if decoder == "unetplusplus" else ()
     if decoder == "pspnet":  # beyond stride 8
         idle = (
             "encoder.layer[34].*",
@@ -44,23 +44,23 @@ def smp(encoder, decoder, size=None, slow=True, **options):
     )
 
 
-def torchvision(size, auxiliary=False, slow=True):
+def torchvision(size, encoder="resnet50", auxiliary=False, **options):
     def make():
         models = require_parity("torchvision").models.segmentation
-        return models.deeplabv3_resnet50(
+        return getattr(models, f"deeplabv3_{encoder}")(
             weights=None, weights_backbone=None, num_classes=5, aux_loss=auxiliary
         )
 
     return Case(
-        "resnet50",
+        encoder,
         "deeplabv3",
         "torchvision",
         make,
         "torchvision",
         size,
-        {"auxiliary": auxiliary},
+        {"auxiliary": auxiliary, **options},
         idle=("aux_classifier.*",),
-        slow=slow,
+        slow=True,
     )
 
 
@@ -75,12 +75,19 @@ CASES = [
     # Another way to dilate, and to leave the deeper stages unused.
     smp("efficientnet_b0", "deeplabv3plus"),
     smp("efficientnet_b0", "pspnet"),
+    # Maps at stride 1; convolutions at the bottom that SMP does not run.
+    smp("vgg11", "unetplusplus"),
+    smp("vgg11", "manet"),
+    # No map at stride 2.
+    smp("mit_b0", "manet"),
+    smp("mit_b0", "fpn"),
     smp("resnet18", "unetplusplus", (96, 64)),
     smp("resnet18", "manet", (96, 64)),
     smp("resnet18", "linknet", (96, 64)),
     smp("resnet18", "fpn", (96, 160)),
     torchvision((64, 64), auxiliary=True),
     torchvision((97, 131)),
+    torchvision((97, 131), "mobilenet_v3_large", True, output_stride=16),
 ]
 
 

@@ -43,6 +43,18 @@ def torch_name_in_block(layer: str) -> str:
     return f"conv{layer[-1]}.{'0' if layer.startswith('conv') else '1'}"
 
 
+def center(x: jax.Array, block: type[nn.Module], layers: Layers, train: bool):
+    """Two convolutions at the bottom, x[B, h, w, C] -> the same shape."""
+    size = (x.shape[1], x.shape[2])
+    convolve = block(features=x.shape[3], size=size, layers=layers, name="center")
+    return convolve(x, train, None)
+
+
+def torch_name_in_center(layer: str) -> str:
+    """SMP's name of a layer of :func:`center`, below ``decoder``."""
+    return f"center.{int(layer[-1]) - 1}.{torch_name_in_block(layer)[-1]}"
+
+
 def halvings(
     features: Features,
     strides: Sequence[int],
@@ -98,10 +110,7 @@ class UNet(nn.Module):
         block = layers.block(Block)
         x = features.maps[-1]
         if "pooling switches" in self.provides:
-            deepest = (x.shape[1], x.shape[2])
-            x = block(features=x.shape[3], size=deepest, layers=layers, name="center")(
-                x, train, None
-            )
+            x = center(x, block, layers, train)
         path = halvings(features, self.strides, size, self.decoder_channels)
         for i, (target, width) in enumerate(path):
             x = block(
@@ -114,7 +123,7 @@ class UNet(nn.Module):
         """The module's name below SMP's ``decoder``, from its path in the decoder."""
         block, layer = path
         if block == "center":
-            return f"center.{int(layer[-1]) - 1}.{torch_name_in_block(layer)[-1]}"
+            return torch_name_in_center(layer)
         return f"blocks.{block.removeprefix('block')}.{torch_name_in_block(layer)}"
 
 

@@ -8,7 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.decoders.unet import Block, halvings, torch_name_in_block
+from segjax.models.decoders.unet import (
+    Block,
+    center,
+    halvings,
+    torch_name_in_block,
+    torch_name_in_center,
+)
 from segjax.models.layers import (
     Features,
     Layers,
@@ -26,10 +32,16 @@ class UNetPlusPlus(nn.Module):
     and takes the nodes behind it at its level and the encoder's map there. Node (0, l)
     is as wide as decoder_channels[l], the others as that map. A level without a map
     (and the last) has node 0 only.
+
+    An encoder that ends in a pooling (VGG) gets two convolutions at the bottom, as in
+    the paper. By ``like`` "smp" nothing depends on them: SMP makes them without
+    running them.
     """
 
     layers: Layers = Layers()
+    like: str = "segjax"
     strides: tuple[int, ...] = (2, 4, 8, 16, 32)
+    provides: tuple[str, ...] = ()
     decoder_channels: tuple[int, ...] | None = None
     any_size: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ("decoder_channels",)
@@ -45,7 +57,11 @@ class UNetPlusPlus(nn.Module):
         layers = dataclasses.replace(self.layers, kernel_init=kaiming_uniform_fan_in)
         block = layers.block(Block)
         path = halvings(features, self.strides, size, self.decoder_channels)
-        before = {0: features.maps[-1]}  # the nodes below, and the encoder's map
+        x = features.maps[-1]
+        if "pooling switches" in self.provides:
+            deepest = center(x, block, layers, train)
+            x = x if self.like == "smp" else deepest
+        before = {0: x}  # the nodes below, and the encoder's map
         for level, (target, wide) in enumerate(path):
             nodes = {} if target.map is None else {level + 1: target.map}
             depths = (0,) if target.map is None else range(level + 1)
@@ -64,6 +80,8 @@ class UNetPlusPlus(nn.Module):
     def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
         """SMP's name below ``decoder``."""
         node, layer = path
+        if node == "center":
+            return torch_name_in_center(layer)
         return f"blocks.{node}.{torch_name_in_block(layer)}"
 
 
