@@ -12,7 +12,7 @@ PARAMETERS = {
 }
 SMALL = {
     "vgg11": {"width": 4},
-    "vgg13_bn": {"width": 4},
+    "vgg11_bn": {"width": 4},
 }
 
 
