@@ -1,7 +1,5 @@
 """ResNeXt, wide ResNet, DenseNet and MobileNet against torchvision and SMP."""
 
-import dataclasses
-
 import pytest
 
 from tests.parity.reference import Case, hooked, to_nchw, to_nhwc
@@ -117,4 +115,4 @@ def test_large_networks(case):
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "densenet121", "mobilenet_v2"])
 def test_initial_weights_have_torchvisions_spread(name):
     case = next(c for c in CLASSIFIERS if c.encoder == name)
-    assert_initial_spread(dataclasses.replace(case, naming="torchvision"))
+    assert_initial_spread(case)

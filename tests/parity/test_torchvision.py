@@ -47,6 +47,13 @@ def fcn_mobilenet(aux=False):
     return kind.FCN(backbone, *heads)
 
 
+def small_lraspp():
+    """As torchvision makes lraspp_mobilenet_v3_large."""
+    models = require_parity("torchvision").models
+    backbone = models.mobilenet_v3_small(weights=None, dilated=True)
+    return models.segmentation.lraspp._lraspp_mobilenetv3(backbone, 5)
+
+
 def small_fcn():
     """A ResNet of one block per stage as torchvision's fcn_resnet50 is made."""
     models = require_parity("torchvision").models
@@ -112,6 +119,7 @@ CASES = [
     case("mobilenet_v3_large", "fcn", fcn_mobilenet, (97, 131), True, output_stride=16),
     LRASPP_64,
     case("mobilenet_v3_large", "lraspp", LRASPP, (97, 131), True),
+    case("mobilenet_v3_small", "lraspp", small_lraspp, (97, 131), True),
     case("mobilenet_v3_large", None, v3_dilated, (65, 72), True, output_stride=16),
     case(
         "mobilenet_v3_large",
