@@ -25,6 +25,9 @@ from segjax.weights.naming import (
     renamed,
 )
 
+# A batch norm's counter; Swin's table of offsets, a buffer in older files.
+NOTHING_LEARNED = ("num_batches_tracked", "relative_position_index")
+
 Source = str | os.PathLike | Mapping[str, Any]
 
 
@@ -74,7 +77,7 @@ def load_torch(
     tensors = {
         name.removeprefix(layout.prefix): value
         for name, value in source.items()
-        if not name.endswith("num_batches_tracked")
+        if not name.endswith(NOTHING_LEARNED)
         and name.removeprefix(layout.prefix) not in unused
     }
     if not isinstance(model, Classifier) and not layout.whole:

@@ -2,9 +2,12 @@
 
 from functools import partial
 
+import jax
+import numpy as np
 import pytest
 
 from segjax.weights import load_torch
+from segjax.weights.files import read_file
 from tests.parity.reference import (
     Case,
     image,
@@ -131,3 +134,19 @@ def test_auxiliary_head():
         maps = [None, None, to_nchw(image(5, 7, channels=32)), None]
         wanted = to_nhwc(reference.auxiliary_head(maps))
     assert relative_error(found, wanted) <= 1e-4
+
+
+def test_files_of_older_transformers(tmp_path):
+    """Version 5 renamed Swin's modules, and still writes the old names."""
+    case = CASES[5]
+    reference = randomize(case.make())
+    reference.save_pretrained(tmp_path)
+    state = read_file(tmp_path / "model.safetensors")
+    attention = "backbone.encoder.layers.0.blocks.0.attention.self"
+    assert f"{attention}.query.bias" in state
+    state[f"{attention}.relative_position_index"] = np.zeros((16, 16), np.int64)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_torch(case.build(), state),
+        load_torch(case.build(), reference.state_dict()),
+    )

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax.models.decoders.blocks import ConvNorm
 from segjax.models.layers import (
     Features,
     Layers,
@@ -20,22 +21,6 @@ from segjax.ops.pool import adaptive_avg_pool
 from segjax.ops.resize import resize_bilinear
 
 BINS = (1, 2, 3, 6)
-
-
-class ConvNorm(nn.Module):
-    """Convolution, norm, ReLU."""
-
-    features: int
-    kernel_size: int
-    layers: Layers
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x[B, H, W, C] -> [B, H, W, features]."""
-        x = self.layers.conv_before_norm(self.features, self.kernel_size, name="conv")(
-            x
-        )
-        return self.layers.norm(relu=True, name="bn")(x, train)
 
 
 class UPerNet(nn.Module):
@@ -81,17 +66,17 @@ class UPerNet(nn.Module):
         pooled = [deepest]
         for n in BINS:
             y = adaptive_avg_pool(deepest, (n, n))
-            y = block(width, 1, layers, name=f"pool{n}")(y, train)
+            y = block(width, 1, layers=layers, name=f"pool{n}")(y, train)
             pooled.append(_resize(y, deepest))
         top = jnp.concatenate(pooled, axis=3)
-        joined = [block(width, 3, layers, name="pooled")(top, train)]
+        joined = [block(width, 3, layers=layers, name="pooled")(top, train)]
         for i in reversed(range(len(maps) - 1)):
-            y = block(width, 1, layers, name=f"lateral{i}")(maps[i], train)
+            y = block(width, 1, layers=layers, name=f"lateral{i}")(maps[i], train)
             joined.insert(0, y + _resize(joined[0], y))
         for i in range(len(joined) - 1):
-            joined[i] = block(width, 3, layers, name=f"fpn{i}")(joined[i], train)
+            joined[i] = block(width, 3, layers=layers, name=f"fpn{i}")(joined[i], train)
         x = jnp.concatenate([_resize(y, joined[0]) for y in joined], axis=3)
-        return block(width, 3, layers, name="fuse")(x, train)
+        return block(width, 3, layers=layers, name="fuse")(x, train)
 
     def _inputs(self, features):
         """The maps at strides of 4 and more, normalised."""
@@ -99,12 +84,12 @@ class UPerNet(nn.Module):
         maps = [x for stride, x in pairs if stride >= 4]
         if self.like == "transformers":
             return maps
-        return [self.layers.layer_norm(name=f"norm{i}")(x) for i, x in enumerate(maps)]
+        return [self.layers.layer_norm(name=f"input{i}")(x) for i, x in enumerate(maps)]
 
     @nn.nowrap
     def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
         """The module's name below ``decoder`` (SMP) or ``decode_head``."""
-        names = TORCH[naming]
+        names, layers = TORCH[naming]
         part, number = re.findall(r"([a-z]+)(\d*)", path[0])[0]
         if part not in names:
             return None
@@ -113,7 +98,7 @@ class UPerNet(nn.Module):
         last = sum(stride >= 4 for stride in self.strides) - 2
         place = BINS.index(i) if part == "pool" else i
         name = names[part].format(i=place, back=last - i)
-        return ".".join([name, *(names[layer] for layer in path[1:])])
+        return ".".join([name, *(layers[layer] for layer in path[1:])])
 
 
 def _resize(x, like):
@@ -121,26 +106,29 @@ def _resize(x, like):
     return resize_bilinear(x, (like.shape[1], like.shape[2]), align_corners=False)
 
 
+# For each naming: the decoder's parts, and the layers of a block.
 TORCH = {
-    "smp": {
-        "norm": "feature_norms.{i}",
-        "pool": "psp.blocks.{i}.1",
-        "pooled": "psp.out_conv",
-        "lateral": "fpn_lateral_blocks.{back}.conv_norm_relu",
-        "fpn": "fpn_conv_blocks.{back}",
-        "fuse": "fusion_block",
-        "conv": "0",
-        "bn": "1",
-    },
-    "transformers": {
-        "pool": "psp_modules.{i}.1",
-        "pooled": "bottleneck",
-        "lateral": "lateral_convs.{i}",
-        "fpn": "fpn_convs.{i}",
-        "fuse": "fpn_bottleneck",
-        "conv": "conv",
-        "bn": "batch_norm",
-    },
+    "smp": (
+        {
+            "input": "feature_norms.{i}",
+            "pool": "psp.blocks.{i}.1",
+            "pooled": "psp.out_conv",
+            "lateral": "fpn_lateral_blocks.{back}.conv_norm_relu",
+            "fpn": "fpn_conv_blocks.{back}",
+            "fuse": "fusion_block",
+        },
+        ConvNorm.SEQUENTIAL,
+    ),
+    "transformers": (
+        {
+            "pool": "psp_modules.{i}.1",
+            "pooled": "bottleneck",
+            "lateral": "lateral_convs.{i}",
+            "fpn": "fpn_convs.{i}",
+            "fuse": "fpn_bottleneck",
+        },
+        {"conv": "conv", "norm": "batch_norm"},
+    ),
 }
 
 upernet = partial(UPerNet)

@@ -12,11 +12,8 @@ import numpy as np
 from segjax.models.attention import attend
 from segjax.models.dense import truncated_normal
 from segjax.models.heads import PoolNormDense
-from segjax.models.layers import Features, Layers
+from segjax.models.layers import Features, Layers, torch_uniform
 from segjax.models.naming import Name, Tensors
-
-# PyTorch's own for convolutions, which the references leave as it is.
-torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def partition(x, window: int):
@@ -167,6 +164,15 @@ class Swin(nn.Module):
         )
     )
     head_names: ClassVar[tuple[str, ...]] = ("norm.*", "head.*", "classifier.*")
+    # What files are called whose transformers was older than 5: almost all there are.
+    torch_renames: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"^(backbone\.)?(embeddings\.|encoder\.layers\.)", r"\1swin.\2"),
+        (r"attention\.self\.([qkv])[a-z]+", r"attention.\1_proj"),
+        (r"attention\.self\.relative", r"attention.relative_position_bias.relative"),
+        (r"attention\.output\.dense", "attention.o_proj"),
+        (r"intermediate\.dense", "mlp.fc1"),
+        (r"output\.dense", "mlp.fc2"),
+    )
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
@@ -180,7 +186,7 @@ class Swin(nn.Module):
             4,
             strides=4,
             padding=0,
-            kernel_init=torch_default,
+            kernel_init=torch_uniform,
             name="stage0_conv",
         )(pad_to(image, 4) if whole else image)
         x = layers.layer_norm(eps=1e-5, name="stage0_norm")(x)
