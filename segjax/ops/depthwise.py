@@ -21,6 +21,8 @@ Padding = tuple[Pair, Pair]
 def _taps(x, kernel, strides, dilation):
     """Sum over taps of x[B, H, W, C], already padded; kernel[kh, kw, 1, C]."""
     kh, kw = kernel.shape[:2]
+    # Or else every tap computes the padding anew: 7x7, 80 ms instead of 16.
+    x = lax.optimization_barrier(x)
     parts = (
         _shifted(x, tap, (kh, kw), strides, dilation) * kernel[tap][None, None]
         for tap in np.ndindex(kh, kw)
@@ -69,11 +71,31 @@ def _backward(strides, padding, dilation, residuals, g):
     dx = _taps(spread, kernel[::-1, ::-1], (1, 1), dilation)
     wide = jnp.promote_types(x.dtype, jnp.float32)
     padded, g = _pad(x, padding).astype(wide), g.astype(wide)
-    dk = [
-        jnp.sum(_shifted(padded, tap, window, strides, dilation) * g, (0, 1, 2))
-        for tap in np.ndindex(*window)
-    ]
-    return dx, jnp.stack(dk).reshape(kernel.shape).astype(kernel.dtype)
+    dk = _filter_gradient(padded, g, window, strides, dilation)
+    return dx, dk.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _filter_gradient(x, g, window, strides, dilation):
+    """[kh * kw, C]: sums over g's pixels of what each tap sees in x, padded, times g.
+
+    Row by row, all taps at once and columns kept apart until the end: XLA:CPU adds up
+    whole maps without vectors (7x7, 8 x 64x64 x 96 channels: 640 ms, so 60). Examples
+    are kept apart too, for they may lie on several devices.
+    """
+    x, g = lax.optimization_barrier((x, g))
+    taps, height = list(np.ndindex(*window)), (window[0] - 1) * dilation[0] + 1
+
+    def add_row(row, sums):
+        seen = lax.dynamic_slice_in_dim(x, row * strides[0], height, axis=1)
+        one = lax.dynamic_slice_in_dim(g, row, 1, axis=1)
+        return [
+            total + _shifted(seen, tap, window, strides, dilation) * one
+            for total, tap in zip(sums, taps, strict=True)
+        ]
+
+    zeros = jnp.zeros((g.shape[0], 1, *g.shape[2:]), g.dtype)
+    sums = lax.fori_loop(0, g.shape[1], add_row, [zeros] * len(taps))
+    return jnp.stack([jnp.sum(total, (0, 1, 2)) for total in sums])
 
 
 depthwise.defvjp(_forward, _backward)
