@@ -100,7 +100,7 @@ def test_every_decoder_takes_it(encoder):
 
 
 def test_stubs_are_what_they_stand_for():
-    """One pair of each kind, traced as a whole: the same variables but the encoder's."""
+    """One pair of each kind, traced as a whole: the variables but the encoder's."""
     for encoder, decoder in (
         ("resnet18", "unet"),
         ("resnet18", "deeplabv3"),

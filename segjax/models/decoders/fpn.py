@@ -1,6 +1,6 @@
-"""Feature pyramid network for segmentation, as SMP has it.
+"""Feature pyramid network (Lin et al. 2017) for segmentation, as SMP has it.
 
-Lin et al. 2017 (arXiv 1612.03144); the semantic branch of Kirillov et al. 2019
+Lin et al.: arXiv 1612.03144; the semantic branch is that of Kirillov et al. 2019
 (arXiv 1901.02446).
 """
 

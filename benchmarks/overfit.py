@@ -1,0 +1,171 @@
+"""Two images learnt by heart: by every decoder, and by an encoder of every family.
+
+    python -m benchmarks.overfit [--minutes 30] [--only 'resnet18 *']
+
+A network that works reaches an mIoU above 0.95 on the two images that it is trained on.
+Images are of the embedded scenes, 48x64. A decoder whose scores are coarser than the
+image gets scenes that are coarser by as much: the task is to label, not to guess what
+lies between two scores. Record: docs/results/overfit.json; called again it goes on.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import record
+from segjax import config as configs
+from segjax import setup, sharding
+from segjax import step as steps
+from segjax.augment import prepare_eval
+from segjax.batch import Source
+from segjax.metrics import summarize
+from segjax.models import build, decoders, names
+from segjax.preprocessing import preprocessing
+from tests.models import families
+
+RECORD = record.ROOT / "docs" / "results" / "overfit.json"
+SIZE, WANTED, STEPS = (48, 64), 0.95, 400
+SETTINGS = (
+    "data.batch_size=2",
+    "augment.flip=0.0",
+    "optim.schedule=one_cycle",
+    "optim.weight_decay=0.0",
+    f"steps={STEPS}",
+)
+
+
+class Two:
+    """The first two examples of a source; coarse: in squares of ``factor`` pixels.
+
+    ``step`` is the distance at which the source's pixels are taken before.
+    """
+
+    def __init__(self, source: Source, step: int = 1, factor: int = 1):
+        self.source, self.step, self.factor = source, step, factor
+        self.spec, self.channels = source.spec, source.channels
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        example = dict(self.source[index])
+        for key in ("image", "label"):
+            coarse = example[key][:: self.step, :: self.step]
+            example[key] = coarse.repeat(self.factor, 0).repeat(self.factor, 1)
+        return example
+
+
+def learn(config: Any, source: Any) -> dict[str, Any]:
+    """Train on two images as segjax train does; the summary on the same two."""
+    pre = preprocessing(config, source.channels)
+    # One device: batch statistics over parts of 2 images would only cost time.
+    parts = setup.make_parts(config, source.spec, pre, jax.devices()[:1])
+    tx, _ = setup.make_tx(config, config.steps)
+    where = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state(tx))
+    state = jax.jit(parts.init(tx), out_shardings=where)(jax.random.key(0))
+    train_step = steps.make_train_step(
+        parts.model,
+        tx,
+        parts.loss,
+        setup.make_augment(config, pre),
+        parts.mesh,
+        where,
+        num_classes=parts.spec.num_classes,
+        seed=0,
+    )
+    batch = next(setup.train_batches(parts, source, 0))
+    on_device = sharding.to_devices(batch, parts.mesh)
+    for _ in range(config.steps):
+        state, metrics = train_step(state, on_device)
+    logits = jax.jit(lambda v, x: parts.model.apply(v, x, train=False))(
+        state.variables(),
+        prepare_eval(batch["image"], batch["size"], pre.mean, pre.std),
+    )
+    prediction, label = np.argmax(logits, -1), batch["label"]
+    matrix = np.zeros((parts.spec.num_classes,) * 2, np.int64)
+    valid = label != 255
+    np.add.at(matrix, (label[valid], prediction[valid]), 1)
+    return summarize(matrix, parts.spec.names) | {"loss": float(metrics["loss"])}
+
+
+def coarseness(encoder: str, decoder: str) -> int:
+    """How many pixels lie between two scores."""
+    model = build(encoder, decoder, 2)
+    image = jax.ShapeDtypeStruct((1, 192, 192, 3), np.float32)
+
+    def scores(x):
+        return model.init_with_output(jax.random.key(0), x, method="scores")[0]
+
+    return 192 // jax.eval_shape(scores, image).array.shape[1]
+
+
+def measure(encoder: str, decoder: str) -> dict[str, Any]:
+    """A row; raises where the two images were not learnt."""
+    jax.clear_caches()
+    factor = coarseness(encoder, decoder)
+    step = min(factor, 8)
+    size = tuple(n // step * factor for n in SIZE)
+    config = load(encoder, decoder, size)
+    scenes = load(encoder, decoder, SIZE)
+    source = Two(setup.open_split(scenes, "train"), step, factor)
+    summary = learn(config, source)
+    miou, loss = summary["miou"], summary["loss"]
+    assert miou > WANTED, f"mIoU {miou:.3f}, loss {loss:.3g}, {size}, factor {factor}"
+    return {
+        "encoder": encoder,
+        "decoder": decoder,
+        "size": list(size),
+        "square": factor,
+        "steps": STEPS,
+        "lr": config.optim.lr,
+        "miou": miou,
+        "loss": loss,
+    }
+
+
+def load(encoder: str, decoder: str, size: Sequence[int]) -> Any:
+    """The config of a run."""
+    config = configs.default()
+    texts = [
+        *SETTINGS,
+        f"data.image_size=({size[0]}, {size[1]})",
+        f"model.encoder={encoder}",
+        f"model.decoder={decoder}",
+        # What transformers are trained with; the others would take three times that.
+        "optim.lr=1e-3",
+        "optim.clip_norm=1.0",
+    ]
+    configs.override(config, [f"--config.{text}" for text in texts])
+    configs.validate(config)
+    return config
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Decoders on a resnet18 (or what they need); each family's smallest + unet."""
+    special = {"tokens": "vit_small", "pooling switches": "vgg11_bn"}
+    found = []
+    for decoder in names()["decoders"]:
+        needs = getattr(getattr(decoders, decoder).func, "needs", None)
+        found.append((special.get(needs, "resnet18"), decoder))
+    for table in families._collect("PARAMETERS").values():
+        found.append((min(table, key=table.get), "unet"))
+    return list(dict.fromkeys(found))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    record.add_flags(parser)
+    args = parser.parse_args()
+    cases = {f"{e} {d}": lambda e=e, d=d: measure(e, d) for e, d in pairs()}
+    cases = record.chosen(cases, args.only)
+    command = "python -m benchmarks.overfit"
+    failed = record.run(RECORD, cases, command, args.again, args.minutes)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
