@@ -18,7 +18,8 @@ import numpy as np
 from benchmarks import record
 from segjax.models import names
 from tests.models import families
-from tests.models.test_contract import possible, small, traced
+from tests.models.test_contract import small, traced
+from tests.models.test_pairs import possible
 
 RECORD = record.ROOT / "docs" / "results" / "pairs.json"
 SIZE, CLASSES = (40, 56), 5
@@ -133,7 +134,7 @@ def main() -> int:
         f"{encoder} {decoder}": lambda e=encoder, d=decoder: measure(e, d)
         for encoder in encoders()
         for decoder in names()["decoders"]
-        if possible((encoder, decoder))
+        if possible(encoder, decoder)
     }
     cases = record.chosen(cases, args.only)
     command = "python -m benchmarks.pairs"
