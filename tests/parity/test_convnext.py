@@ -1,5 +1,6 @@
 """ConvNeXt against torchvision and timm."""
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -14,6 +15,13 @@ TINY = {"dims": (16, 24, 32, 40), "depths": (1, 2, 3, 1)}
 
 def torchvision(name):
     return getattr(require_parity("torchvision").models, name)(num_classes=5)
+
+
+def shallow(depths):
+    package = require_parity("torchvision").models.convnext
+    widths = (96, 192, 384, 768, None)
+    stages = zip(widths, widths[1:], depths, strict=False)
+    return package.ConvNeXt([package.CNBlockConfig(*s) for s in stages], num_classes=5)
 
 
 def timm(name, **options):
@@ -65,4 +73,8 @@ def test_large_classifiers(case):
 
 
 def test_initial_weights():
-    assert_initial_spread(CASES[0])
+    depths = (1, 1, 3, 2)
+    case = dataclasses.replace(
+        CASES[0], make=partial(shallow, depths), fields={"depths": depths}
+    )
+    assert_initial_spread(case)
