@@ -130,6 +130,7 @@ def test_lite_packages_give_timms_logits(number):
     assert set(back) == set(tensors)
 
 
+@pytest.mark.parity
 def test_a_package_fills_the_encoder_of_a_segmenter():
     require_package("efficientnet-lite0")
     model = build("tf_efficientnet_lite0", "unet", 3)
@@ -141,6 +142,7 @@ def test_a_package_fills_the_encoder_of_a_segmenter():
     )
 
 
+@pytest.mark.parity
 def test_mobilenet_v2_package_has_torchvisions_names():
     require_package("mobilenet-v2")
     model = build("mobilenet_v2", "unet", 3)
