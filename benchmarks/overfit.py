@@ -107,7 +107,7 @@ def measure(encoder: str, decoder: str) -> dict[str, Any]:
     """A row; raises where the two images were not learnt."""
     jax.clear_caches()
     factor = coarseness(encoder, decoder)
-    step = min(factor, 8)
+    step = min(factor, 16)
     size = tuple(n // step * factor for n in SIZE)
     config = load(encoder, decoder, size)
     scenes = load(encoder, decoder, SIZE)

@@ -24,7 +24,8 @@ class Wanted:
 
     ``labels`` is a classes.json or the labels.json of a run; ``mean`` and ``std`` are
     of values in [0, 1] (default: ImageNet's). With ``image_size`` (H, W) every image is
-    resized to it for the network, without it images keep their sizes.
+    resized to it for the network, without it images keep their sizes. ``ignore`` are
+    patterns of tensors to pass over.
     """
 
     encoder: str
@@ -36,6 +37,7 @@ class Wanted:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: tuple[int, ...] | None = None
+    ignore: tuple[str, ...] = ()
 
 
 def import_weights(
@@ -71,7 +73,9 @@ def import_weights(
     config.data.mean, config.data.std = pre.mean, pre.std
     parts = setup.make_parts(config, spec, pre, jax.local_devices()[:1])
     try:
-        variables = weights.load_torch(parts.model, tensors)
+        variables = weights.load_torch(
+            parts.model, tensors, allow_unexpected=wanted.ignore
+        )
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     workdir.mkdir(parents=True, exist_ok=True)

@@ -105,6 +105,13 @@ def _add_import(added: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="H W to resize images to for the network; default: their own size",
     )
+    added.add_argument(
+        "--ignore",
+        nargs="+",
+        default=(),
+        metavar="PATTERN",
+        help="tensors to pass over: 'aux_classifier.*'",
+    )
 
 
 def _start_processes(args: argparse.Namespace) -> None:
@@ -174,6 +181,7 @@ def _import(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         mean=tuple(args.mean or ()) or None,
         std=tuple(args.std or ()) or None,
         image_size=tuple(args.image_size or ()) or None,
+        ignore=tuple(args.ignore),
     )
     import_weights(Path(args.workdir), Path(args.weights), wanted, overrides)
 

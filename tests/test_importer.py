@@ -184,6 +184,11 @@ def test_other_mistakes(foreign, imported, tmp_path, capsys):
     for text in ("{", "[1]", '{"model": {"x": 1}, "labels": {}}', '{"version": 1}'):
         safetensors.numpy.save_file(tensors, alone, {"segjax": text})
         assert "its metadata 'segjax' is damaged" in said(*run)
+    tensors = weights.read_file(foreign[0]) | {"aux.weight": np.zeros(3, np.float32)}
+    safetensors.numpy.save_file(tensors, alone)
+    assert "1 unexpected: aux.weight" in said(*run)
+    assert main([*map(str, run), "--ignore", "aux.*"]) == 0
+    capsys.readouterr()
     out = ["export", "--workdir", imported, "--output"]
     assert "name it so" in said(*out, tmp_path / "a.pth")
     named = [*out, tmp_path / "a.safetensors", "--naming"]
