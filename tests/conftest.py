@@ -17,6 +17,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.requirements import PEERS, require_parity  # noqa: E402
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -26,3 +28,10 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "require_parity" in item.function.__code__.co_names:
             item.add_marker("parity")
+
+
+def pytest_runtest_setup(item):
+    """A parity test wants all of the extra, whatever it imports itself."""
+    if item.get_closest_marker("parity"):
+        for name in PEERS:
+            require_parity(name)

@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+PEERS = "torch torchvision segmentation_models_pytorch timm transformers".split()
+
 
 def _missing(kind: str, text: str):
     if kind in os.environ.get("SEGJAX_REQUIRE", "").split(","):
