@@ -65,7 +65,8 @@ def import_weights(
         found = weights.guess(lambda k: _model(config, k, channels), tensors)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    if wanted.like is None and "model" not in described:
+    known = configs.CHOICES["model.like"]
+    if wanted.like is None and "model" not in described and found.naming in known:
         config.model.like = found.naming
     configs.validate(config)
     spec = _labels(wanted, own, found.num_classes, file)
