@@ -70,7 +70,6 @@ def settled(model, variables, images) -> dict[str, Any]:
     initial variance of 1, where the activations' own may be a thousandth. A step is
     linear in the statistics, so steps from 0 and from 1 give momentum and limit.
     """
-
     stats = variables.get("batch_stats", {})
     if not jax.tree.leaves(stats):
         return variables
