@@ -10,7 +10,7 @@ from jax import lax
 
 Initializer = Callable[..., jax.Array]
 
-truncated_normal = nn.initializers.normal(0.02)
+normal_002 = nn.initializers.normal(0.02)
 """The transformers'. torch's ``trunc_normal_(std=0.02)`` cuts at +-2: 100 sigma."""
 
 
@@ -19,7 +19,7 @@ class Dense(nn.Module):
 
     features: int
     use_bias: bool = True
-    kernel_init: Initializer = truncated_normal
+    kernel_init: Initializer = normal_002
     bias_init: Initializer = nn.initializers.zeros_init()
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.dense import Initializer, truncated_normal
+from segjax.models.dense import Initializer, normal_002
 from segjax.models.layers import Features, Layers, torch_uniform
 from segjax.models.naming import Name
 from segjax.ops.pool import adaptive_avg_pool
@@ -25,7 +25,7 @@ class PoolDense(nn.Module):
     layers: Layers
     like: str = "segjax"
     dropout: float = 0.0
-    kernel_init: Initializer = truncated_normal
+    kernel_init: Initializer = normal_002
     torch: Mapping[str, str] | None = None
     activation: Callable[[jax.Array], jax.Array] | None = None
 

@@ -26,7 +26,7 @@ kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "norma
 """torchvision's for convolutions (He et al. 2015)."""
 
 kaiming_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-"""torchvision's for DenseNet."""
+"""torchvision's for DenseNet, the authors' for SegNet."""
 
 kaiming_uniform_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "uniform")
 """segmentation_models_pytorch's for decoders."""
@@ -34,8 +34,20 @@ kaiming_uniform_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "unifor
 xavier_uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 """segmentation_models_pytorch's for heads (Glorot & Bengio 2010)."""
 
+normal_001 = nn.initializers.normal(0.01)
+"""torchvision's for VGG's and MobileNet's dense layers and all of GoogLeNet."""
+
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """PyTorch's own, of networks that set none: U(-1, 1) / sqrt(fan_in)."""
+
+
+def multiple_of_8(channels: float) -> int:
+    """The nearest multiple of 8, at least 8 and at most a tenth below ``channels``.
+
+    The MobileNets' and EfficientNets' rule for scaled widths.
+    """
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class Features(NamedTuple):

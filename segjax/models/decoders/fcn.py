@@ -17,11 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.heads import FCNHead
-from segjax.models.layers import Features, Layers, xavier_uniform
+from segjax.models.layers import Features, Layers, normal_001, xavier_uniform
 from segjax.models.naming import Name, Parts
 from segjax.ops.resize import resize_bilinear
-
-normal = nn.initializers.normal(0.01)
 
 
 def bilinear(key, shape: tuple[int, int, int, int], dtype=jnp.float32) -> jax.Array:
@@ -182,7 +180,7 @@ def _fully_connected(decoder, x: jax.Array, train: bool) -> jax.Array:
         raise ValueError(f"fc_channels is {channels}; it must be 0 (none) or more")
     layers = decoder.layers
     for name, kernel_size in (("fc6", 7), ("fc7", 1)) if channels else ():
-        x = layers.conv(channels, kernel_size, kernel_init=normal, name=name)(x)
+        x = layers.conv(channels, kernel_size, kernel_init=normal_001, name=name)(x)
         x = layers.dropout(nn.relu(x), 0.5, train)
     return x
 

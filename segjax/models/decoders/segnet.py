@@ -6,11 +6,9 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from segjax.models.layers import Features, Layers
+from segjax.models.layers import Features, Layers, kaiming_normal_fan_in
 from segjax.models.naming import Name, Parts
 from segjax.ops.pool import max_unpool
-
-kaiming_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Stage(nn.Module):
@@ -54,6 +52,8 @@ class SegNet(nn.Module):
     any_size: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[str] = "pooling switches"
+    kernel_size: ClassVar[int] = 3
+    relu: ClassVar[bool] = True
     head_kernel: ClassVar[int] = 3
     head_init: ClassVar = staticmethod(kaiming_normal_fan_in)
     torch_parts: ClassVar[dict[str, Parts]] = {"smp": Parts()}
@@ -67,16 +67,22 @@ class SegNet(nn.Module):
         widths = [before.shape[3] for before in befores]
         stage = self.layers.block(Stage)
         for i in reversed(range(len(befores))):
-            within = (widths[i],) * (self.counts[i] - 1)
+            convolutions, last = self._mirror(i, widths)
             x = stage(
-                widths=(*within, widths[i - 1]) if i else within,
-                last=self.counts[i],
-                kernel_size=3,
-                relu=True,
+                widths=convolutions,
+                last=last,
+                kernel_size=self.kernel_size,
+                relu=self.relu,
                 layers=self.layers,
                 name=f"stage{i + 1}",
             )(x, train, befores[i])
         return x
+
+    @nn.nowrap
+    def _mirror(self, i: int, widths: list[int]) -> tuple[tuple[int, ...], int]:
+        """Widths of stage i's convolutions, and the number that they count down from."""
+        within = (widths[i],) * (self.counts[i] - 1)
+        return (*within, widths[i - 1]) if i else within, self.counts[i]
 
     @nn.nowrap
     def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
@@ -84,39 +90,17 @@ class SegNet(nn.Module):
         return ".".join(path)
 
 
-class SegNetBasic(nn.Module):
+class SegNetBasic(SegNet):
     """A 7x7 convolution and a norm after each unpooling, without ReLU; a 1x1 head."""
 
-    layers: Layers = Layers()
-    any_size: ClassVar[bool] = True
-    options: ClassVar[tuple[str, ...]] = ()
-    needs: ClassVar[str] = "pooling switches"
+    kernel_size: ClassVar[int] = 7
+    relu: ClassVar[bool] = False
     head_kernel: ClassVar[int] = 1
-    head_init: ClassVar = staticmethod(kaiming_normal_fan_in)
-    torch_parts: ClassVar[dict[str, Parts]] = {"smp": Parts()}
-
-    @nn.compact
-    def __call__(
-        self, features: Features, size: tuple[int, int], *, train: bool
-    ) -> jax.Array:
-        """Features of an image of ``size`` -> [B, *size, C of the finest map]."""
-        *befores, x = features.maps
-        stage = self.layers.block(Stage)
-        for i in reversed(range(len(befores))):
-            x = stage(
-                widths=(befores[max(i - 1, 0)].shape[3],),
-                last=1,
-                kernel_size=7,
-                relu=False,
-                layers=self.layers,
-                name=f"stage{i + 1}",
-            )(x, train, befores[i])
-        return x
 
     @nn.nowrap
-    def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
-        """Nobody's: our own path."""
-        return ".".join(path)
+    def _mirror(self, i: int, widths: list[int]) -> tuple[tuple[int, ...], int]:
+        """One convolution, in the finest stage, too."""
+        return (widths[max(i - 1, 0)],), 1
 
 
 segnet = partial(SegNet)

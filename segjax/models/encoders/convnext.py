@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from segjax.models.dense import truncated_normal
+from segjax.models.dense import normal_002
 from segjax.models.heads import PoolNormDense
 from segjax.models.layers import Features, Layers
 from segjax.models.naming import Name, Tensors
@@ -71,7 +71,7 @@ class ConvNeXt(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """image[B, H, W, C] -> Features; map s is [B, ceil(H/s), ceil(W/s), .]."""
-        layers = dataclasses.replace(self.layers, kernel_init=truncated_normal)
+        layers = dataclasses.replace(self.layers, kernel_init=normal_002)
         x, maps = image, []
         block = layers.block(Block)
         rates = np.linspace(0, self.drop_path, sum(self.depths)).tolist()

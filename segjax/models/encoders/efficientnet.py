@@ -11,7 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.models.layers import Features, Layers
+from segjax.models.layers import (
+    Features,
+    Layers,
+    kaiming_normal_fan_out,
+    multiple_of_8,
+)
 from segjax.models.naming import Name
 from segjax.models.squeeze import SqueezeExcite
 
@@ -27,13 +32,12 @@ STAGES = (
 )
 MAPS = (1, 2, 4, 6)  # the stages whose last block is a map, after the stem's
 
-# Every convolution's start in the TensorFlow original: sigma^2 = 2 / fan_out, where
-# the fan of a depthwise convolution is that of one channel.
-fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
 
 def depthwise_normal(key, shape, dtype=jnp.float32):
-    """Normal with variance 2 / (kh * kw), for kernel [kh, kw, 1, C]."""
+    """Normal with variance 2 / (kh * kw), for kernel [kh, kw, 1, C].
+
+    2 / fan_out as for every other convolution, the fan being that of one channel.
+    """
     sigma = math.sqrt(2 / (shape[0] * shape[1]))
     return sigma * jax.random.normal(key, shape, dtype)
 
@@ -162,7 +166,7 @@ def tuned(layers: Layers, like: str, lite: bool) -> Layers:
         layers,
         norm_eps=1e-5 if plain else 1e-3,
         norm_momentum=momentum,
-        kernel_init=fan_out_normal,
+        kernel_init=kaiming_normal_fan_out,
     )
 
 
@@ -219,10 +223,8 @@ class EfficientNet(nn.Module):
 
     @nn.nowrap
     def _channels(self, channels: int) -> int:
-        """Scaled and rounded to a multiple of 8, never down by more than 10 %."""
-        scaled = channels * self.width
-        rounded = max(8, int(scaled + 4) // 8 * 8)
-        return rounded + 8 if rounded < 0.9 * scaled else rounded
+        """Scaled by the variant's width."""
+        return multiple_of_8(channels * self.width)
 
     @nn.nowrap
     def plans(self) -> Iterator[Plan]:

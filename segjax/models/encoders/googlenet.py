@@ -9,13 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.heads import PoolDense
-from segjax.models.layers import Features, Layers
+from segjax.models.layers import Features, Layers, normal_001
 from segjax.models.naming import Name
 from segjax.ops.pool import adaptive_avg_pool
 
 Widths = tuple[int, int, int, int, int, int]
-normal = nn.initializers.normal(0.01)
-
 # 1x1 | 1x1, 3x3 | 1x1, "5x5" | 1x1 after the pooling: Table 1 of the paper.
 STAGES: tuple[tuple[Widths, ...], ...] = (
     ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)),
@@ -89,9 +87,9 @@ class Auxiliary(nn.Module):
             adaptive_avg_pool(x, (4, 4)), train
         )
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # torch's order
-        x = nn.relu(self.layers.dense(1024, kernel_init=normal, name="fc1")(x))
+        x = nn.relu(self.layers.dense(1024, kernel_init=normal_001, name="fc1")(x))
         x = self.layers.dropout(x, self.dropout, train)
-        x = self.layers.dense(self.num_classes, kernel_init=normal, name="fc2")(x)
+        x = self.layers.dense(self.num_classes, kernel_init=normal_001, name="fc2")(x)
         self.sow(
             "auxiliary",
             "logits",
@@ -125,14 +123,16 @@ class GoogLeNet(nn.Module):
     strides: ClassVar[tuple[int, ...]] = (2, 4, 8, 16, 32)
     namings: ClassVar[tuple[str, ...]] = ("torchvision",)
     classifier_head: ClassVar = staticmethod(
-        partial(PoolDense, dropout=0.2, kernel_init=normal, torch={"torchvision": "fc"})
+        partial(
+            PoolDense, dropout=0.2, kernel_init=normal_001, torch={"torchvision": "fc"}
+        )
     )
     head_names: ClassVar[tuple[str, ...]] = ("fc.*", "aux1.*", "aux2.*")
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """image[B, H, W, C] -> Features; see the class for the maps' sizes."""
-        layers = dataclasses.replace(self.layers, kernel_init=normal, norm_eps=1e-3)
+        layers = dataclasses.replace(self.layers, kernel_init=normal_001, norm_eps=1e-3)
         inception, (first, second, third) = layers.block(Inception), self.stem
         x = ConvNorm(first, 7, layers, strides=2, name="conv1")(image, train)
         maps = [x]

@@ -10,12 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.heads import PoolDense
-from segjax.models.layers import Features, Layers
+from segjax.models.layers import Features, Layers, multiple_of_8, normal_001
 from segjax.models.naming import Name
 from segjax.models.squeeze import SqueezeExcite
-
-normal = nn.initializers.normal(0.01)
-"""The classifiers' dense layers."""
 
 Activation = Callable[[jax.Array], jax.Array]
 relu, relu6, hard_swish = jax.nn.relu, jax.nn.relu6, jax.nn.hard_swish
@@ -30,12 +27,6 @@ class Block(NamedTuple):
     squeeze: bool
     activation: Activation
     strides: int = 1
-
-
-def _multiple_of_8(channels: int) -> int:
-    """The nearest multiple of 8, at least 8 and at most a tenth below ``channels``."""
-    rounded = max(8, (channels + 4) // 8 * 8)
-    return rounded + 8 if 10 * rounded < 9 * channels else rounded
 
 
 class InvertedResidual(nn.Module):
@@ -67,7 +58,7 @@ class InvertedResidual(nn.Module):
         )(y)
         y = block.activation(layers.norm(name="depthwise_bn")(y, train))
         if block.squeeze:
-            squeezed = _multiple_of_8(width // 4)
+            squeezed = multiple_of_8(width // 4)
             y = SqueezeExcite(
                 squeezed, relu, jax.nn.hard_sigmoid, layers, name="squeeze"
             )(y)
@@ -164,7 +155,7 @@ class MobileNetV2(MobileNet):
         partial(
             PoolDense,
             dropout=0.2,
-            kernel_init=normal,
+            kernel_init=normal_001,
             torch={"torchvision": "classifier.1"},
         )
     )
@@ -180,7 +171,7 @@ class V3Head(nn.Module):
     @nn.compact
     def __call__(self, features: Features, train: bool) -> jax.Array:
         """Features -> logits [B, num_classes]."""
-        dense = partial(self.layers.dense, kernel_init=normal)
+        dense = partial(self.layers.dense, kernel_init=normal_001)
         x = jnp.mean(features.maps[-1], (1, 2))
         x = hard_swish(dense(self.hidden, name="hidden")(x))
         x = self.layers.dropout(x, 0.2, train)

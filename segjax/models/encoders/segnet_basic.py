@@ -7,10 +7,8 @@ import flax.linen as nn
 import jax
 
 from segjax.models.heads import PoolDense
-from segjax.models.layers import Features, Layers
+from segjax.models.layers import Features, Layers, kaiming_normal_fan_in
 from segjax.models.naming import Name
-
-kaiming_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class SegNetBasicEncoder(nn.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.models.attention import attend
-from segjax.models.dense import truncated_normal
+from segjax.models.dense import normal_002
 from segjax.models.heads import PoolNormDense
 from segjax.models.layers import Features, Layers, torch_uniform
 from segjax.models.naming import Name, Tensors
@@ -100,7 +100,7 @@ class WindowAttention(nn.Module):
         """[1, heads, window^2, window^2]: one number for each offset."""
         table = self.param(
             "relative_position_bias_table",
-            truncated_normal,
+            normal_002,
             ((2 * self.window - 1) ** 2, self.heads),
             self.layers.param_dtype,
         )

@@ -7,10 +7,8 @@ import flax.linen as nn
 import jax
 
 from segjax.models.heads import ThreeDense
-from segjax.models.layers import Features, Layers
+from segjax.models.layers import Features, Layers, normal_001
 from segjax.models.naming import Name
-
-normal = nn.initializers.normal(0.01)
 
 
 class Stage(nn.Module):
@@ -56,7 +54,7 @@ class VGG(nn.Module):
         partial(
             ThreeDense,
             size=(7, 7),
-            initializers=lambda fan_in: {"kernel_init": normal},
+            initializers=lambda fan_in: {"kernel_init": normal_001},
             torch=("classifier.0", "classifier.3", "classifier.6"),
         )
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.models.attention import attend
-from segjax.models.dense import truncated_normal
+from segjax.models.dense import normal_002
 from segjax.models.layers import Features, Layers, torch_uniform
 from segjax.models.naming import Name, Tensors
 from segjax.ops.resize import resize_bicubic, resize_bilinear
@@ -123,7 +123,7 @@ class VisionTransformer(nn.Module):
         token = self.param("cls_token", tiny, (1, 1, channels), layers.param_dtype)
         table = self.param(
             "pos_embed",
-            truncated_normal,
+            normal_002,
             (1, 1 + side * side, channels),
             layers.param_dtype,
         )
