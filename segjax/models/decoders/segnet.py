@@ -80,7 +80,7 @@ class SegNet(nn.Module):
 
     @nn.nowrap
     def _mirror(self, i: int, widths: list[int]) -> tuple[tuple[int, ...], int]:
-        """Widths of stage i's convolutions, and the number that they count down from."""
+        """Widths of stage i's convolutions, and the number they count down from."""
         within = (widths[i],) * (self.counts[i] - 1)
         return (*within, widths[i - 1]) if i else within, self.counts[i]
 
