@@ -38,7 +38,6 @@ SETTINGS = (
     "augment.flip=0.0",
     "optim.schedule=one_cycle",
     "optim.weight_decay=0.0",
-    f"steps={STEPS}",
 )
 
 
@@ -142,12 +141,12 @@ def coarseness(encoder: str, decoder: str) -> int:
     return 192 // jax.eval_shape(scores, image).array.shape[1]
 
 
-def measure(encoder: str, decoder: str) -> dict[str, Any]:
+def measure(encoder: str, decoder: str, steps: int = STEPS) -> dict[str, Any]:
     """A row; raises where the two images were not learnt."""
     jax.clear_caches()
     square = max(coarseness(encoder, decoder), 2)
-    config = load(encoder, decoder, SIZE)
-    scenes = setup.open_split(load(encoder, decoder, SCENE), "train")
+    config = load(encoder, decoder, SIZE, steps)
+    scenes = setup.open_split(load(encoder, decoder, SCENE, steps), "train")
     source = Two(scenes, square // 2, square)
     summary = learn(config, source, settle=True)
     miou, loss = summary["miou"], summary["loss"]
@@ -157,18 +156,19 @@ def measure(encoder: str, decoder: str) -> dict[str, Any]:
         "decoder": decoder,
         "size": list(SIZE),
         "square": square,
-        "steps": STEPS,
+        "steps": steps,
         "lr": config.optim.lr,
         "miou": miou,
         "loss": loss,
     }
 
 
-def load(encoder: str, decoder: str, size: Sequence[int]) -> Any:
+def load(encoder: str, decoder: str, size: Sequence[int], steps: int) -> Any:
     """The config of a run."""
     config = configs.default()
     texts = [
         *SETTINGS,
+        f"steps={steps}",
         f"data.image_size=({size[0]}, {size[1]})",
         f"model.encoder={encoder}",
         f"model.decoder={decoder}",

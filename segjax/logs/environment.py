@@ -47,7 +47,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether tracked files differ from it, for the repo of ``folder``."""
+    """Commit of ``folder``'s repo, and whether tracked files outside docs/ differ."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -68,7 +68,10 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     commit = git("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "-uno"))}
+    # Records are written while a benchmark goes on: they do not change what it runs.
+    paths = (":(top)", ":(top,exclude)docs")
+    dirty = bool(git("status", "--porcelain", "-uno", "--", *paths))
+    return {"commit": commit, "dirty": dirty}
 
 
 def _platform() -> dict[str, Any]:
