@@ -6,7 +6,6 @@ Nothing is computed: networks are traced. Papers are the first paragraph of a fa
 file, references the namings that weights come in.
 """
 
-import argparse
 import functools
 import inspect
 from pathlib import Path
@@ -140,7 +139,7 @@ def render() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="docs/models.md")
     parser.parse_args().output.write_text(render())
 

@@ -10,7 +10,6 @@ two scores. Running statistics are taken at their limit.
 Record: docs/results/overfit.json; called again it goes on.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -117,7 +116,7 @@ def learn(config: Any, source: Any, settle: bool = False) -> dict[str, Any]:
     on_device = sharding.to_devices(batch, parts.mesh)
     for _ in range(config.steps):
         state, metrics = train_step(state, on_device)
-    images = prepare_eval(batch["image"], batch["size"], pre.mean, pre.std)
+    images = prepare_eval(on_device["image"], on_device["size"], pre.mean, pre.std)
     variables = state.variables()
     if settle:
         variables = settled(parts.model, variables, images)
@@ -187,14 +186,14 @@ def pairs() -> list[tuple[str, str]]:
     found = []
     for decoder in names()["decoders"]:
         needs = getattr(getattr(decoders, decoder).func, "needs", None)
-        found.append((special.get(needs, "resnet18"), decoder))
+        found.append((special[needs] if needs else "resnet18", decoder))
     for table in families._collect("PARAMETERS").values():
         found.append((min(table, key=table.get), "unet"))
     return list(dict.fromkeys(found))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = record.parser(__doc__)
     record.add_flags(parser)
     args = parser.parse_args()
     cases = {f"{e} {d}": lambda e=e, d=d: measure(e, d) for e, d in pairs()}

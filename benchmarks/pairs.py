@@ -6,7 +6,6 @@ Every parameter must get a finite gradient that is not zero, in training mode, a
 that nothing divides. Record: docs/results/pairs.json; called again it goes on.
 """
 
-import argparse
 import sys
 from fnmatch import fnmatchcase
 from functools import partial
@@ -127,7 +126,7 @@ def reason(name: str) -> str | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = record.parser(__doc__)
     record.add_flags(parser)
     args = parser.parse_args()
     cases = {

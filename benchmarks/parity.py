@@ -6,11 +6,11 @@ Each test module runs in a process of its own. Rows that docs/results/parity.jso
 are kept; ``--again`` measures them anew.
 """
 
-import argparse
 import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks import record
 
@@ -28,7 +28,7 @@ def key_of(case) -> str:
     return " ".join([str(case), f"like={case.like}", *words])
 
 
-def measure(case) -> dict:
+def measure(case: Any) -> dict:
     """A row: names, package and version, size, parameters, errors."""
     import jax
 
@@ -114,7 +114,7 @@ def _cells(row: dict) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("--slow", action="store_true", help="the large networks too")
     parser.add_argument("--again", action="store_true", help="recorded cases too")
     parser.add_argument("--module", help="only this: tests.parity.test_resnet")

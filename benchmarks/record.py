@@ -86,6 +86,11 @@ def run(
     return failed
 
 
+def parser(text: str | None) -> argparse.ArgumentParser:
+    """A parser whose description is the first line of a module's docstring."""
+    return argparse.ArgumentParser(description=(text or "").split("\n")[0])
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Of the benchmarks that take long."""
     parser.add_argument("--again", action="store_true", help="recorded cases too")

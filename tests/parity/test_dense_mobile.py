@@ -22,6 +22,13 @@ def classifier(name):
     return make
 
 
+def timm(name):
+    def make():
+        return require_parity("timm").create_model(name, num_classes=5)
+
+    return make
+
+
 def unet(name):
     def make():
         smp = require_parity("segmentation_models_pytorch")
@@ -94,7 +101,12 @@ UNETS = [
         ("densenet201", (64, 64), True),
     ]
 ]
-CASES = CLASSIFIERS + UNETS
+# The same networks in timm's naming.
+TIMM = [
+    Case(name, None, "timm", timm(name), size=(64, 64), slow=name != "densenet121")
+    for name in ("densenet121", "resnext50_32x4d", "wide_resnet50_2")
+]
+CASES = CLASSIFIERS + UNETS + TIMM
 
 
 @pytest.mark.parity
