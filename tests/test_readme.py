@@ -38,6 +38,13 @@ def test_the_results_keep_the_promises_of_the_shapes():
     assert scores["resnet_unet"] - scores["resnet_fcn32s"] >= 0.10
 
 
+def test_the_results_keep_the_promises_of_the_pretrained_weights():
+    # The same fine-tune in PyTorch with SMP gave 0.545.
+    scores = {p.stem: json.loads(p.read_text())["miou"] for p in RECORDS}
+    assert scores["camvid_lite0_unet"] >= 0.535
+    assert scores["camvid_lite0_unet"] - scores["camvid_lite0_unet_scratch"] >= 0.10
+
+
 def test_links_lead_somewhere():
     for text in (README, (ROOT / "CONTRIBUTING.md").read_text()):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
