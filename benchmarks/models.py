@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import record
-from benchmarks.flops import count_macs
+from segjax.flops import count_macs
 from segjax.models import build, build_classifier, decoders, encoders, names
 
 SIZE, CLASSES = 512, 21

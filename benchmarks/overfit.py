@@ -21,7 +21,6 @@ import numpy as np
 from benchmarks import record
 from segjax import config as configs
 from segjax import setup, sharding
-from segjax import step as steps
 from segjax.augment import prepare_eval
 from segjax.batch import Source
 from segjax.metrics import summarize
@@ -31,7 +30,7 @@ from tests.models import families
 
 RECORD = record.ROOT / "docs" / "results" / "overfit.json"
 SCENE, SIZE = (48, 64), (96, 128)
-WANTED, STEPS = 0.95, 400
+WANTED, STEPS = 0.95, (150, 400)  # the second where the first is not enough
 SETTINGS = (
     "data.batch_size=2",
     "augment.flip=0.0",
@@ -102,16 +101,7 @@ def learn(config: Any, source: Any, settle: bool = False) -> dict[str, Any]:
     tx, _ = setup.make_tx(config, config.steps)
     where = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state(tx))
     state = jax.jit(parts.init(tx), out_shardings=where)(jax.random.key(0))
-    train_step = steps.make_train_step(
-        parts.model,
-        tx,
-        parts.loss,
-        setup.make_augment(config, pre),
-        parts.mesh,
-        where,
-        num_classes=parts.spec.num_classes,
-        seed=0,
-    )
+    train_step = parts.train_step(tx, where)
     batch = next(setup.train_batches(parts, source, 0))
     on_device = sharding.to_devices(batch, parts.mesh)
     for _ in range(config.steps):
@@ -140,16 +130,24 @@ def coarseness(encoder: str, decoder: str) -> int:
     return 192 // jax.eval_shape(scores, image).array.shape[1]
 
 
-def measure(encoder: str, decoder: str, steps: int = STEPS) -> dict[str, Any]:
+def measure(encoder: str, decoder: str) -> dict[str, Any]:
     """A row; raises where the two images were not learnt."""
+    row: dict[str, Any] = {}
+    for steps in STEPS:
+        row = attempt(encoder, decoder, steps)
+        if row["miou"] > WANTED:
+            return row
+    raise AssertionError(f"not learnt: {row}")
+
+
+def attempt(encoder: str, decoder: str, steps: int) -> dict[str, Any]:
+    """Train so many steps; a row."""
     jax.clear_caches()
     square = max(coarseness(encoder, decoder), 2)
     config = load(encoder, decoder, SIZE, steps)
     scenes = setup.open_split(load(encoder, decoder, SCENE, steps), "train")
     source = Two(scenes, square // 2, square)
     summary = learn(config, source, settle=True)
-    miou, loss = summary["miou"], summary["loss"]
-    assert miou > WANTED, f"mIoU {miou:.3f}, loss {loss:.3g}, squares of {square}"
     return {
         "encoder": encoder,
         "decoder": decoder,
@@ -157,8 +155,8 @@ def measure(encoder: str, decoder: str, steps: int = STEPS) -> dict[str, Any]:
         "square": square,
         "steps": steps,
         "lr": config.optim.lr,
-        "miou": miou,
-        "loss": loss,
+        "miou": summary["miou"],
+        "loss": summary["loss"],
     }
 
 

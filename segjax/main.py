@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-COMMANDS = ("train", "evaluate", "predict", "import", "export")
+COMMANDS = ("train", "evaluate", "predict", "import", "export", "plan")
 EXAMPLES = """\
 examples:
   segjax train --config configs/resnet_unet.py
@@ -21,6 +21,7 @@ examples:
   segjax predict --workdir runs/a --input photos/ --output predictions/
   segjax import --weights unet.pth --encoder resnet34 --decoder unet --workdir runs/b
   segjax export --workdir runs/a --output unet.safetensors
+  segjax plan --config configs/resnet_unet.py --topology v5e:4x4 --batch-per-chip 16
 
 Every knob of segjax/config.py can be set by --config.KEY=VALUE.
 """
@@ -71,7 +72,25 @@ def _parser() -> argparse.ArgumentParser:
     for added in (evaluate, predict, export):
         added.add_argument("--checkpoint", default="best", metavar="best|latest|STEP")
     _add_import(command("import", "a run's folder from another program's weights"))
+    _add_plan(command("plan", "compile a run's steps for a TPU slice, without a TPU"))
     return parser
+
+
+def _add_plan(added: argparse.ArgumentParser) -> None:
+    """The flags of ``plan``."""
+    configs = added.add_mutually_exclusive_group(required=True)
+    configs.add_argument("--config", metavar="FILE")
+    configs.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="two configs, side by side"
+    )
+    added.add_argument("--topology", required=True, metavar="v5e:4x4")
+    added.add_argument("--batch-per-chip", type=int, metavar="N")
+    added.add_argument(
+        "--classes", type=int, metavar="N", help="where the dataset is not here"
+    )
+    added.add_argument(
+        "--output", metavar="FILE.json", help="default: runs/plans/<config>_<topology>"
+    )
 
 
 def _add_import(added: argparse.ArgumentParser) -> None:
@@ -198,12 +217,35 @@ def _export(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     )
 
 
+def _plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    # Nothing is run: a TPU of this machine stays free for others.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from segjax import config as configs
+    from segjax.plan import plan, report, save
+
+    found = []
+    for path in args.compare or [args.config]:
+        result = plan(
+            configs.load(path, overrides),
+            Path(path).stem,
+            args.topology,
+            batch_per_chip=args.batch_per_chip,
+            classes=args.classes,
+        )
+        found.append(result)
+    stem = "_".join([*(r["config"] for r in found), args.topology.replace(":", "_")])
+    report(
+        found, save(found, Path(args.output or Path("runs", "plans", f"{stem}.json")))
+    )
+
+
 RUN = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
     "import": _import,
     "export": _export,
+    "plan": _plan,
 }
 
 

@@ -62,9 +62,9 @@ def event_steps(config: Config, every: float | None, num_examples: int) -> set[i
     return {math.ceil(i * every * unit - 1e-9) for i in range(1, count + 1)} | {last}
 
 
-def make_mesh(config: Config) -> Mesh:
-    """The config's mesh over all devices; checks that the batch can be split."""
-    mesh = sharding.make_mesh(**config.mesh.to_dict())
+def make_mesh(config: Config, devices: Sequence[Any] | None = None) -> Mesh:
+    """The config's mesh over all devices, or these; the batch must be divisible."""
+    mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
     sharding.check_batch_size("config.data.batch_size", config.data.batch_size, mesh)
     parts = config.optim.accumulate * sharding.batch_parts(mesh)
     if config.data.batch_size % parts:
@@ -166,6 +166,27 @@ class Parts:
         """Of the images that enter the network."""
         return param_dtype(self.config)
 
+    def train_step(self, tx: optax.GradientTransformation, shardings) -> Callable:
+        """The jitted training step (:func:`segjax.step.make_train_step`).
+
+        ``shardings`` are those of the state (:meth:`abstract_state`).
+        """
+        config = self.config
+        return steps.make_train_step(
+            self.model,
+            tx,
+            self.loss,
+            make_augment(config, self.pre),
+            self.mesh,
+            shardings,
+            num_classes=self.spec.num_classes,
+            seed=config.seed,
+            accumulate=config.optim.accumulate,
+            aux_weight=config.loss.auxiliary,
+            ema_decay=config.optim.ema_decay,
+            dtype=self.dtype,
+        )
+
     def eval_step(self) -> Callable:
         """The jitted evaluation step (:func:`segjax.step.make_eval_step`)."""
         return steps.make_eval_step(
@@ -212,14 +233,19 @@ def make_parts(
 
     ``devices`` None: the config's mesh over all; else these, whatever it says.
     """
-    if config.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise ValueError(
-            "config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment"
-        )
     if devices is None:
         mesh = make_mesh(config)
     else:
         mesh = sharding.make_mesh(devices=devices)
+    return assemble(config, spec, pre, mesh)
+
+
+def assemble(config: Config, spec: LabelSpec, pre: Preprocessing, mesh: Mesh) -> Parts:
+    """Model and loss for a mesh."""
+    if config.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment"
+        )
     model = make_model(config, spec.num_classes, pre.channels, sharding.platform(mesh))
     return Parts(config, spec, pre, mesh, model, make_loss(config, spec))
 

@@ -92,7 +92,8 @@ def _forward(model: nn.Module, loss: Loss, aux_weight: float, counts, key):
             mutable=["batch_stats", "auxiliary"],
             rngs={"dropout": jax.random.fold_in(key, part)},
         )
-        value = loss.value(logits, labels, counts)
+        with jax.named_scope("loss"):
+            value = loss.value(logits, labels, counts)
         for auxiliary in jax.tree.leaves(updates.get("auxiliary", {})):
             value += aux_weight * loss.value(auxiliary, labels, counts)
         return value, (updates.get("batch_stats", {}), logits)
@@ -172,9 +173,10 @@ def make_train_step(
 
     def train_step(state: TrainState, batch):
         key = jax.random.fold_in(stream_key(seed, "augment"), state.step)
-        images, labels = augment_batch(
-            augment, key, batch["image"], batch["label"], batch["size"]
-        )
+        with jax.named_scope("augment"):
+            images, labels = augment_batch(
+                augment, key, batch["image"], batch["label"], batch["size"]
+            )
         images, labels = jax.lax.with_sharding_constraint(
             (images.astype(dtype), labels), sharding.image_sharding(mesh)
         )
@@ -183,11 +185,12 @@ def make_train_step(
         value, grads, stats, matrix = _gradients(
             forward, state, images, labels, accumulate, num_classes, platform
         )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema_decay is not None:
-            ema = ema_update(ema, params, ema_decay, state.step)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            ema = state.ema
+            if ema_decay is not None:
+                ema = ema_update(ema, params, ema_decay, state.step)
         metrics = {
             "loss": value,
             "gradient_norm": optax.tree.norm(grads),

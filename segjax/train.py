@@ -166,24 +166,10 @@ class Run:
 
     def compile(self, batch) -> None:
         """The train step for this batch's shapes."""
-        config, parts = self.config, self.parts
-        train_step = steps.make_train_step(
-            parts.model,
-            self.tx,
-            parts.loss,
-            setup.make_augment(config, parts.pre),
-            parts.mesh,
-            self.shardings,
-            num_classes=self.spec.num_classes,
-            seed=config.seed,
-            accumulate=config.optim.accumulate,
-            aux_weight=config.loss.auxiliary,
-            ema_decay=config.optim.ema_decay,
-            dtype=parts.dtype,
-        )
+        train_step = self.parts.train_step(self.tx, self.shardings)
         start = time.perf_counter()
         self.train_step = train_step.lower(self.state, batch).compile()
-        self.eval_step = parts.eval_step()
+        self.eval_step = self.parts.eval_step()
         self.logs.info(f"train step compiled in {time.perf_counter() - start:.1f} s")
 
     def fetch(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import models as table
 from benchmarks import parity, record
-from benchmarks.flops import count_macs
+from segjax.flops import count_macs
 from segjax.models import build_classifier, names
 from tests.parity.reference import LIMIT
 

@@ -1,0 +1,300 @@
+"""``segjax plan``: the real steps, compiled for a TPU slice that nobody has to own.
+
+libtpu (the extra ``[tpu]``) holds the TPU's compiler and needs no TPU. Its program
+tells memory, FLOPs, bytes, collectives, and in each fusion an estimate of its cycles:
+the compiler's estimate, not a measurement. Without libtpu the step is compiled for the
+CPU, and only its cost analysis is told.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax import cache, hlo, logs, setup, sharding
+from segjax.batch import LabelSpec
+from segjax.chips import Chip, chip_of
+from segjax.config import Config
+from segjax.flops import count_macs
+from segjax.preprocessing import Preprocessing, pair, preprocessing
+
+# Above this share of bytes without an estimate the sum of cycles is a lower bound.
+ESTIMATED_ENOUGH = 0.05
+STEPS = ("train", "eval")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a step must know of the data."""
+
+    spec: LabelSpec
+    channels: int
+    dtype: Any
+    buffer: tuple[int, int]
+    examples: int
+
+
+def describe_data(config: Config, classes: int | None) -> Data:
+    """From the config's dataset, or with ``classes`` from the config alone.
+
+    Raises:
+      ValueError: the dataset is not there.
+    """
+    if classes is None:
+        source = setup.open_split(config, config.data.train_split)
+        dtype = np.asarray(source[0]["image"]).dtype
+        buffer = setup.train_buffer(config, source)
+        return Data(source.spec, source.channels, dtype, buffer, len(source))
+    names = tuple(f"class{i}" for i in range(classes))
+    spec = LabelSpec(names, tuple((i, i, i) for i in range(classes)))
+    buffer = pair(config.data.buffer_size or config.data.image_size)
+    return Data(spec, config.data.channels or 3, np.uint8, buffer, 1000)
+
+
+def tpu_devices(topology: str) -> Sequence[Any] | None:
+    """Devices to compile for; None where libtpu is not installed.
+
+    Raises:
+      ValueError: libtpu does not know the topology.
+    """
+    try:
+        importlib.metadata.version("libtpu")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    # No TPU is asked for, so libtpu need not look for one.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", topology.replace(":", "-"))
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology
+        ).devices
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise ValueError(f"--topology {topology}: libtpu refuses it: {text}") from error
+    return found
+
+
+@contextmanager
+def progress(what: str, say: Callable[[str], None], every: float = 20.0):
+    """Tell every so many seconds that the work goes on."""
+    done, begin = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(every):
+            say(f"{what}: {time.monotonic() - begin:.0f} s so far")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def lower_steps(
+    config: Config, data: Data, devices: Sequence[Any]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The steps as the run would make them, lowered, and their multiply-adds."""
+    pre = preprocessing(config, data.channels)
+    mesh = setup.make_mesh(config, devices)
+    parts = setup.assemble(config, data.spec, pre, mesh)
+    tx, _ = setup.make_tx(config, setup.num_steps(config, data.examples))
+    state = parts.abstract_state(tx)
+    where = jax.tree.map(lambda leaf: leaf.sharding, state)
+    batch = abstract_batch(config, data, pre, mesh)
+    train = parts.train_step(tx, where)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    sizes = batch["size"]
+    eval_batch = {**batch, "label_size": sizes}
+    evaluation = parts.eval_step()
+    arguments = {"train": (state, batch), "eval": (variables, eval_batch)}
+    functions = {"train": train, "eval": evaluation}
+    lowered = {name: functions[name].lower(*arguments[name]) for name in STEPS}
+    macs = {name: count_macs(functions[name], *arguments[name]) for name in STEPS}
+    return lowered, macs
+
+
+def abstract_batch(config: Config, data: Data, pre: Preprocessing, mesh) -> dict:
+    """Shapes, dtypes and shardings of a training batch."""
+    rows = config.data.batch_size
+    where = sharding.batch_sharding(mesh)
+    shapes = {
+        "image": ((rows, *data.buffer, pre.channels), data.dtype),
+        "label": ((rows, *data.buffer), np.uint8),
+        "size": ((rows, 2), np.int32),
+    }
+    return {
+        key: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=where)
+        for key, (shape, dtype) in shapes.items()
+    }
+
+
+def describe(
+    compiled: Any, chip: Chip, macs: int, images: int, devices: int, estimated: bool
+) -> dict[str, Any]:
+    """What a compiled step costs one device.
+
+    Args:
+      macs: multiply-adds of the whole step, all devices.
+      images: of the global batch.
+      estimated: whether the TPU's compiler made it.
+    """
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    account = hlo.account(hlo.parse(compiled.as_text()))
+    # XLA's analysis counts a loop's body once; the account knows how often it runs.
+    repeated = account.bytes / max(account.bytes_once, 1)
+    peak = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    flops, moved = 2 * macs / devices, cost["bytes accessed"] * repeated
+    row: dict[str, Any] = {
+        "model_flops": flops,
+        "compiler_flops": cost["flops"],
+        "bytes_accessed": moved,
+        "intensity": flops / moved,
+        "peak_bytes": peak,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "collectives": hlo.as_json(account)["collectives"],
+    }
+    if not estimated:
+        return row
+    bound = max(flops / chip.flops, moved / chip.bandwidth)
+    seconds = account.cycles / chip.clock
+    return row | {
+        "fits": peak <= chip.hbm,
+        "roofline_seconds": bound,
+        "estimated_cycles": account.cycles,
+        "estimated_seconds": seconds,
+        "estimated_images_per_s": images / seconds,
+        "estimated_mfu": flops / seconds / chip.flops,
+        "lower_bound": account.unestimated_share > ESTIMATED_ENOUGH
+        or bool(account.unknown_loops),
+        **hlo.as_json(account),
+    }
+
+
+def _compiled_row(
+    name: str, lowered: Any, topology: str, say, analyse: Callable[[Any], dict]
+) -> dict[str, Any]:
+    """Compile and analyse, or take what was found for the same program before."""
+    versions = [importlib.metadata.version("jaxlib"), topology, _libtpu()]
+    text = "\n".join([*versions, lowered.as_text()])
+    path = cache.folder("plans") / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+    if path.is_file():
+        say(f"{name} step: known from {path}")
+        return json.loads(path.read_text())
+    begin = time.monotonic()
+    with progress(f"compiling the {name} step for {topology}", say):
+        compiled = lowered.compile()
+    row = analyse(compiled) | {"compile_seconds": round(time.monotonic() - begin, 1)}
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(row))
+    temporary.replace(path)
+    return row
+
+
+def _libtpu() -> str:
+    try:
+        return importlib.metadata.version("libtpu")
+    except importlib.metadata.PackageNotFoundError:
+        return "no libtpu"
+
+
+def plan(
+    config: Config,
+    name: str,
+    topology: str,
+    *,
+    batch_per_chip: int | None = None,
+    classes: int | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Compile both steps for a topology; returns what they cost one device.
+
+    Args:
+      name: the config's, for the report.
+      topology: "v5e:4x4", "v4:2x2x1" ...
+      batch_per_chip: images per chip instead of the config's global batch.
+      classes: their number, where the dataset is not here.
+
+    Raises:
+      ValueError: an unknown topology, or a batch that does not fit it.
+    """
+    chip = chip_of(topology)
+    data = describe_data(config, classes)
+    devices = tpu_devices(topology)
+    estimated = devices is not None
+    if devices is None:
+        say(
+            "libtpu is not installed (pip install 'segjax[tpu]'): compiling for one "
+            "CPU device; its FLOPs and bytes are told, no estimate for the TPU"
+        )
+        devices = jax.devices("cpu")[:1]
+    chips = max(len(devices) // chip.per_chip, 1) if estimated else 1
+    if batch_per_chip is not None:
+        config.data.batch_size = batch_per_chip * chips
+    lowered, macs = lower_steps(config, data, devices)
+    images = config.data.batch_size
+
+    def row(step: str) -> dict[str, Any]:
+        where = topology if estimated else "cpu"
+        return _compiled_row(
+            step,
+            lowered[step],
+            where,
+            say,
+            lambda compiled: describe(
+                compiled, chip, macs[step], images, len(devices), estimated
+            ),
+        )
+
+    return {
+        "config": name,
+        "topology": topology,
+        "chip": chip.name if estimated else "CPU",
+        "devices": len(devices),
+        "chips": chips,
+        "batch_size": images,
+        "image_size": list(pair(config.data.image_size)),
+        "dtype": config.model.dtype,
+        "hbm_bytes": chip.hbm if estimated else None,
+        "steps": {step: row(step) for step in STEPS},
+        "environment": logs.environment() | {"libtpu": _libtpu()},
+    }
+
+
+def save(results: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Write the JSON: one plan, or a list of two."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = results[0] if len(results) == 1 else list(results)
+    path.write_text(json.dumps(logs.plain(content), indent=1) + "\n")
+    return path
+
+
+def report(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Print the tables, and where the JSON is."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    for table in logs.plan_tables(results):
+        console.print(table)
+    console.print(f"plan: {path}", markup=False)
