@@ -39,11 +39,12 @@ CALLED = re.compile(
     r"(calls|to_apply|condition|body|branch_computations)=(%[\w.\-]+|\{[^}]*\})"
 )
 # Parts of an operation's name that are the tracer's, not the model's.
-WRAPPER = re.compile(
-    r"^(jit|pjit|vmap|shard_map|jvp|transpose|checkpoint|remat\w*|custom_\w+)\(.*\)$"
-    r"|^(while|body|cond|closed_call|checkpoint|rematted_computation)$"
+WRAPPED = re.compile(r"^(?:jvp|transpose|vmap)\((.*)\)$")
+NO_MODULE = re.compile(
+    r"|(jit|pjit|shard_map|checkpoint|remat\w*|custom_\w+)\(.*\)"
+    r"|while|body|cond|closed_call|checkpoint|rematted_computation"
     # The outermost module's class, its methods, and the formulas of einsum.
-    r"|^[A-Z]|->|\._?\w+$"
+    r"|[A-Z].*|.*->.*|.*\._?\w+"
 )
 
 
@@ -205,6 +206,13 @@ def _parts(op_name: str) -> Iterator[str]:
     yield word
 
 
+def _unwrapped(part: str) -> str:
+    """'transpose(jvp(loss))' -> 'loss'."""
+    while match := WRAPPED.match(part):
+        part = match[1]
+    return part
+
+
 def scope(op_name: str, depth: int = 2) -> tuple[str, str]:
     """(module, pass) of an operation: ("decoder/block4", "backward").
 
@@ -214,7 +222,8 @@ def scope(op_name: str, depth: int = 2) -> tuple[str, str]:
     """
     direction = "backward" if "transpose(" in op_name else "forward"
     # The first part is the function's, the last the primitive's.
-    parts = [part for part in list(_parts(op_name))[1:-1] if not WRAPPER.match(part)]
+    parts = [_unwrapped(part) for part in list(_parts(op_name))[1:-1]]
+    parts = [part for part in parts if not NO_MODULE.fullmatch(part)]
     return "/".join(parts[:depth]) or "step", direction
 
 

@@ -1,0 +1,130 @@
+"""segjax plan: what it tells of the real steps, with and without libtpu."""
+
+import importlib.metadata
+import json
+
+import pytest
+
+from segjax import cache, main
+from segjax import config as configs
+from segjax import plan as plans
+from segjax.chips import CHIPS, chip_of
+
+CONFIG = """
+from segjax.config import default
+
+def get_config():
+    config = default()
+    config.steps = 10
+    config.data.image_size = (64, 64)
+    config.data.batch_size = 4
+    config.model.encoder = "alexnet"
+    config.model.decoder = "fcn32s"
+    config.data.shapes.train_examples = config.data.shapes.val_examples = 4
+    return config
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGJAX_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "tiny.py"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def no_libtpu(monkeypatch):
+    def version(name, real=importlib.metadata.version):
+        if name == "libtpu":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def test_without_libtpu_the_cpus_analysis_is_told(config_file, no_libtpu, capsys):
+    output = config_file.parent / "plan.json"
+    command = ["plan", "--config", str(config_file), "--topology", "v5e:2x2"]
+    flags = ["--batch-per-chip", "2", "--output", str(output)]
+    assert main.main([*command, *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "libtpu is not installed" in printed and "segjax[tpu]" in printed
+    result = json.loads(output.read_text())
+    assert result["chip"] == "CPU" and result["batch_size"] == 2
+    train, evaluation = result["steps"]["train"], result["steps"]["eval"]
+    assert "estimated_cycles" not in train and "fits" not in train
+    # Forward, and about twice that backward.
+    assert 2.5 < train["model_flops"] / evaluation["model_flops"] < 3.2
+    assert train["peak_bytes"] > 0 and train["bytes_accessed"] > 0
+    # The second time nothing is compiled.
+    assert main.main([*command, *flags]) == 0
+    assert capsys.readouterr().out.count("known from") == 2
+    assert json.loads(output.read_text())["steps"] == result["steps"]
+
+
+def test_two_plans_side_by_side(config_file, no_libtpu, capsys):
+    other = config_file.with_name("larger.py")
+    other.write_text(CONFIG.replace("batch_size = 4", "batch_size = 8"))
+    paths = [str(config_file), str(other)]
+    output = config_file.parent / "both.json"
+    flags = ["--topology", "v5e:2x2", "--output", str(output), "--classes", "4"]
+    assert main.main(["plan", "--compare", *paths, *flags]) == 0
+    assert "second : first" in capsys.readouterr().out
+    first, second = json.loads(output.read_text())
+    flops = [r["steps"]["eval"]["model_flops"] for r in (first, second)]
+    assert flops[1] == 2 * flops[0]
+
+
+def test_a_tpu_slice(config_file):
+    if plans.tpu_devices("v5e:2x2") is None:
+        pytest.skip("libtpu is not installed: [tpu] extra")
+    config = configs.load(str(config_file))
+    result = plans.plan(config, "tiny", "v5e:2x2", batch_per_chip=2)
+    assert (result["chips"], result["batch_size"]) == (4, 8)
+    for row in result["steps"].values():
+        assert row["fits"] and row["estimated_cycles"] > 0
+        seconds = row["estimated_cycles"] / CHIPS["v5e"].clock
+        assert row["estimated_images_per_s"] == pytest.approx(8 / seconds)
+        assert 0 < row["estimated_mfu"] < 1
+        assert row["estimated_seconds"] > 0 and row["roofline_seconds"] > 0
+    # The gradients are summed over the devices: 4 bytes a parameter at least.
+    reduced = result["steps"]["train"]["collectives"]["all-reduce"]
+    assert reduced["count"] >= 1 and reduced["bytes"] > 4 * 2e6
+
+
+@pytest.mark.parametrize(
+    "topology, words",
+    [
+        ("v9:2x2", "'v9' is not one of v4, v5e, v5p, v6e"),
+        ("v5e", "as v5e:4x4"),
+        ("v5e:4by4", "as v5e:4x4"),
+    ],
+)
+def test_unknown_topologies(config_file, topology, words, capsys):
+    command = ["plan", "--config", str(config_file), "--topology", topology]
+    assert main.main(command) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_chips_clocks_follow_from_their_peak():
+    # FLOP/s / (2 x multiply-adds per cycle): cores x matrix units x side^2.
+    units = {"v4": 4 * 128**2, "v5e": 4 * 128**2, "v5p": 8 * 128**2, "v6e": 4 * 256**2}
+    for name, per_cycle in units.items():
+        chip = chip_of(f"{name}:2x2")
+        assert chip.flops / (2 * per_cycle) == pytest.approx(chip.clock, rel=0.005)
+
+
+def test_the_cache_is_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGJAX_CACHE", str(tmp_path / "c"))
+    folder = cache.folder("plans")
+    assert folder == tmp_path / "c" / "plans"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+    folder.parent.chmod(0o777)
+    with pytest.raises(ValueError, match="chmod 700"):
+        cache.folder("plans")
+    monkeypatch.delenv("SEGJAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert cache.folder("plans") == tmp_path / "x" / "segjax" / "plans"
