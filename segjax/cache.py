@@ -1,6 +1,8 @@
 """The user's cache folder: what was computed once and is slow to compute again."""
 
+import hashlib
 import os
+import platform
 from pathlib import Path
 
 
@@ -24,4 +26,39 @@ def folder(name: str) -> Path:
         )
     path = root / name
     path.mkdir(exist_ok=True, mode=0o700)
+    return path
+
+
+def _machine() -> str:
+    """What a CPU program may rely on: another processor may lack an instruction."""
+    text = platform.machine() + platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text().splitlines()
+        text += "".join(sorted({x for x in lines if x.startswith(("flags", "model"))}))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def keep_compiled() -> Path | None:
+    """Let JAX keep compiled programs from run to run; returns their folder.
+
+    A folder that JAX was given already (JAX_COMPILATION_CACHE_DIR) stays. None: there
+    is nowhere to keep them, and every run compiles anew.
+
+    Raises:
+      ValueError: the cache folder can be written by others.
+    """
+    import jax
+
+    given = jax.config.jax_compilation_cache_dir
+    if given:
+        return Path(given)
+    try:
+        path = folder("compiled") / _machine()
+        path.mkdir(exist_ok=True, mode=0o700)
+    except OSError:
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    # Dozens of small programs take a fifth of a second each at start-up.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return path

@@ -133,9 +133,13 @@ def _add_import(added: argparse.ArgumentParser) -> None:
     )
 
 
-def _start_processes(args: argparse.Namespace) -> None:
-    """Join the other processes of the run, where there are any."""
+def _start(args: argparse.Namespace) -> None:
+    """Keep compiled programs; join the other processes of the run, if there are any."""
     import jax
+
+    from segjax import cache
+
+    cache.keep_compiled()
 
     if args.coordinator is not None:
         jax.distributed.initialize(
@@ -153,7 +157,7 @@ def _train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from segjax import config as configs
 
     config = configs.load(args.config, overrides)
-    _start_processes(args)
+    _start(args)
     from segjax.train import train
 
     if args.workdir is None and (args.processes or 1) > 1:
@@ -166,7 +170,7 @@ def _train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    _start_processes(args)
+    _start(args)
     from segjax.evaluate import evaluate
 
     evaluate(
@@ -175,7 +179,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _predict(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    _start_processes(args)
+    _start(args)
     from segjax.predict import predict
 
     predict(

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from segjax import cache, main
 from segjax import config as configs
+from segjax import main
 from segjax import plan as plans
 from segjax.chips import CHIPS, chip_of
 
@@ -114,17 +114,3 @@ def test_chips_clocks_follow_from_their_peak():
     for name, per_cycle in units.items():
         chip = chip_of(f"{name}:2x2")
         assert chip.flops / (2 * per_cycle) == pytest.approx(chip.clock, rel=0.005)
-
-
-def test_the_cache_is_the_users_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("SEGJAX_CACHE", str(tmp_path / "c"))
-    folder = cache.folder("plans")
-    assert folder == tmp_path / "c" / "plans"
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert folder.parent.stat().st_mode & 0o777 == 0o700
-    folder.parent.chmod(0o777)
-    with pytest.raises(ValueError, match="chmod 700"):
-        cache.folder("plans")
-    monkeypatch.delenv("SEGJAX_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert cache.folder("plans") == tmp_path / "x" / "segjax" / "plans"
