@@ -50,7 +50,7 @@ def keep_compiled() -> Path | None:
     """
     import jax
 
-    given = jax.config.jax_compilation_cache_dir
+    given = jax.config.jax_compilation_cache_dir  # pyright: ignore
     if given:
         return Path(given)
     try:

@@ -10,9 +10,12 @@ import jax.numpy as jnp
 
 from segjax.models import decoders, encoders
 from segjax.models.classifier import Classifier
+from segjax.models.fold import fold_batch_norm
 from segjax.models.heads import FCNHead
 from segjax.models.layers import Layers
 from segjax.models.segmenter import Segmenter
+
+__all__ = ["build", "build_classifier", "fold_batch_norm", "lookup", "names"]
 
 LIKE = ("segjax", "smp", "torchvision", "timm", "transformers")
 NORMS = ("batch", "group", "layer", "none")
