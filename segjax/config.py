@@ -96,6 +96,7 @@ def default() -> Config:
         like="segjax",  # whose rules: segjax | smp | torchvision | timm | transformers
         output_stride=config_dict.placeholder(int),  # 8 | 16 | 32; None: published
         norm="batch",  # batch | group | layer | none
+        norm_group=_any("all"),  # devices that share batch statistics: all | device | k
         dtype="float32",  # of the computation: float32 | bfloat16 | float64
         remat=False,  # recompute blocks in the backward pass: less memory, more time
         auxiliary=False,  # an FCN head on the second deepest map, for training alone
@@ -204,6 +205,7 @@ USED_WHEN: dict[str, tuple[Chosen, str]] = {
     "data.channels": _chosen("data.name", "folder", "tfds"),
     "data.mask_values": _chosen("data.name", "folder", "tfds"),
     "data.buffer_size": _chosen("data.fit", "pad"),
+    "model.norm_group": _chosen("model.norm", "batch"),
     "model.inflate": (lambda c: c.model.pretrained is not None, "model.pretrained"),
     "loss.auxiliary": (lambda c: c.model.auxiliary, "model.auxiliary = True"),
     "augment.blur_sigma": (lambda c: c.augment.blur > 0, "augment.blur > 0"),

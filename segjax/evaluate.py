@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from segjax import logs, setup, sharding
+from segjax import cache, logs, setup, sharding
 from segjax.batch import Source
 from segjax.data import evaluation
 from segjax.metrics import Confusion
@@ -107,6 +107,7 @@ def evaluate(
     from rich.console import Console
     from rich.progress import Progress
 
+    cache.keep_compiled()
     parts = setup.load_parts(workdir, list(overrides))
     split = str(split or parts.config.data.eval_split)
     source = setup.open_split(parts.config, split)

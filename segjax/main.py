@@ -133,13 +133,9 @@ def _add_import(added: argparse.ArgumentParser) -> None:
     )
 
 
-def _start(args: argparse.Namespace) -> None:
-    """Keep compiled programs; join the other processes of the run, if there are any."""
+def _start_processes(args: argparse.Namespace) -> None:
+    """Join the other processes of the run, where there are any."""
     import jax
-
-    from segjax import cache
-
-    cache.keep_compiled()
 
     if args.coordinator is not None:
         jax.distributed.initialize(
@@ -157,7 +153,7 @@ def _train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from segjax import config as configs
 
     config = configs.load(args.config, overrides)
-    _start(args)
+    _start_processes(args)
     from segjax.train import train
 
     if args.workdir is None and (args.processes or 1) > 1:
@@ -170,7 +166,7 @@ def _train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    _start(args)
+    _start_processes(args)
     from segjax.evaluate import evaluate
 
     evaluate(
@@ -179,7 +175,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _predict(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    _start(args)
+    _start_processes(args)
     from segjax.predict import predict
 
     predict(

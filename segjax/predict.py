@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from segjax import inference, logs, setup
+from segjax import cache, inference, logs, setup
 from segjax.data import files
 
 
@@ -85,6 +85,7 @@ def predict(
     from rich.progress import track
 
     images = find_images(source)
+    cache.keep_compiled()
     parts = setup.load_parts(workdir, list(overrides), devices=jax.local_devices()[:1])
     variables, step = setup.restore_variables(parts, workdir, checkpoint)
     predictor = inference.Predictor(

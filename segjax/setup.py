@@ -81,10 +81,27 @@ def param_dtype(config: Config):
     return jnp.float64 if config.model.dtype == "float64" else jnp.float32
 
 
+def norm_groups(config: Config, mesh: Mesh) -> int:
+    """Into how many groups batch norm cuts the batch; in each, its own statistics.
+
+    Raises:
+      ValueError: config.model.norm_group is no word it knows and no number of devices
+        that divides theirs.
+    """
+    group, devices = config.model.norm_group, sharding.batch_parts(mesh)
+    size = {"all": devices, "device": 1}.get(group, group)
+    if not isinstance(size, int) or size < 1 or devices % size:
+        raise ValueError(
+            f"config.model.norm_group={group!r} is none of all, device, or a number "
+            f"that divides the {devices} devices of the batch"
+        )
+    return devices // size
+
+
 def make_model(
-    config: Config, num_classes: int, channels: int, platform: str
+    config: Config, num_classes: int, channels: int, platform: str, groups: int = 1
 ) -> models.Segmenter:
-    """The config's network."""
+    """The config's network; ``groups``: :func:`norm_groups`."""
     options = {}
     if config.model.output_stride is not None:
         options["output_stride"] = config.model.output_stride
@@ -98,6 +115,7 @@ def make_model(
         dtype=jnp.dtype(config.model.dtype),
         param_dtype=param_dtype(config),
         norm=config.model.norm,
+        norm_groups=groups,
         remat=config.model.remat,
         auxiliary=config.model.auxiliary,
         **options,
@@ -171,13 +189,21 @@ class Parts:
 
         ``shardings`` are those of the state (:meth:`abstract_state`).
         """
-        config = self.config
+        config, mesh = self.config, self.mesh
+        model = make_model(
+            config,
+            self.spec.num_classes,
+            self.pre.channels,
+            sharding.platform(mesh),
+            # Of training alone: a run is evaluated on any number of devices.
+            norm_groups(config, mesh),
+        )
         return steps.make_train_step(
-            self.model,
+            model,
             tx,
             self.loss,
             make_augment(config, self.pre),
-            self.mesh,
+            mesh,
             shardings,
             num_classes=self.spec.num_classes,
             seed=config.seed,

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax import checkpoint, logs, setup, sharding
+from segjax import cache, checkpoint, logs, setup, sharding
 from segjax import config as configs
 from segjax import step as steps
 from segjax.config import Config
@@ -315,6 +315,7 @@ class Run:
 
 def train(config: Config, workdir: Path) -> dict[str, Any]:
     """Train, evaluate and draw; returns what ``result.json`` holds."""
+    cache.keep_compiled()
     run = Run(config, workdir)
     try:
         run.open()

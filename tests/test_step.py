@@ -10,7 +10,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from segjax import models, sharding, weights
+from segjax import config as configs
+from segjax import models, setup, sharding, weights
 from segjax import step as steps
 from segjax.augment import Augment
 from segjax.batch import IGNORE
@@ -220,3 +221,23 @@ def test_auxiliary_logits_and_the_moving_average_act():
         )
         assert_close(state.ema, expected, 1e-12)
         assert state.variables()["params"] is state.ema
+
+
+@pytest.mark.parametrize(
+    "group, groups", [("all", 1), ("device", 4), (2, 2), (4, 1), (1, 4)]
+)
+def test_devices_share_batch_statistics_as_the_config_says(group, groups):
+    config = configs.default()
+    config.model.norm_group = group
+    mesh = sharding.make_mesh(data=2, fsdp=2, spatial=2)
+    assert setup.norm_groups(config, mesh) == groups
+    model = setup.make_model(config, 3, 3, "cpu", setup.norm_groups(config, mesh))
+    assert model.layers.norm(name="x").groups == groups
+
+
+@pytest.mark.parametrize("group", ["each", 3, 0])
+def test_devices_that_do_not_divide_are_refused(group):
+    config = configs.default()
+    config.model.norm_group = group
+    with pytest.raises(ValueError, match="divides the 4 devices"):
+        setup.norm_groups(config, sharding.make_mesh(data=2, fsdp=2, spatial=2))

@@ -21,7 +21,7 @@ LIKE = ("segjax", "smp", "torchvision", "timm", "transformers")
 NORMS = ("batch", "group", "layer", "none")
 PLATFORMS = ("cpu", "tpu", "gpu")
 OUTPUT_STRIDES = (8, 16, 32)
-SHARED_OPTIONS = ("output_stride", "norm", "remat")
+SHARED_OPTIONS = ("output_stride", "norm", "norm_groups", "remat")
 SEGMENTER_OPTIONS = (*SHARED_OPTIONS, "auxiliary")
 
 
@@ -60,6 +60,7 @@ def _check(like, platform, options, **counts) -> None:
     ):
         if value not in known:
             raise _unknown(kind, value, known)
+    counts["norm_groups"] = options.get("norm_groups", 1)
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}; it must be a whole number above 0")
@@ -72,6 +73,7 @@ def _make_layers(platform, dtype, param_dtype, options) -> Layers:
     double = jnp.dtype(param_dtype) == jnp.float64
     return Layers(
         norm_kind=options.pop("norm", "batch"),
+        norm_groups=options.pop("norm_groups", 1),
         remat=options.pop("remat", False),
         dtype=jnp.dtype(param_dtype if double else dtype),
         param_dtype=jnp.dtype(param_dtype),
@@ -138,7 +140,8 @@ def build(
       dtype: of the computation. Logits, statistics and parameters keep their own.
       param_dtype: of the parameters. float64 makes computation and logits float64.
       **options: ``output_stride`` (8, 16, 32; None: the network's own), ``norm``
-        ("batch", "group", "layer", "none"), ``remat`` (recompute the blocks in the
+        ("batch", "group", "layer", "none"), ``norm_groups`` (parts of the batch over
+        which batch norm takes its statistics), ``remat`` (recompute the blocks in the
         backward pass to save memory), ``auxiliary`` (an FCN head on the second deepest
         map, trained beside the decoder), and the decoder's own options.
 
@@ -197,8 +200,9 @@ def build_classifier(
 ) -> Classifier:
     """The encoder with its published head: ``apply(variables, image)`` is f32[B, K].
 
-    Arguments as in :func:`build`; of the options, ``output_stride``, ``norm`` and
-    ``remat``. GoogLeNet's auxiliary logits are sown in the collection "auxiliary".
+    Arguments as in :func:`build`; of the options, ``output_stride``, ``norm``,
+    ``norm_groups`` and ``remat``. GoogLeNet's auxiliary logits are sown in the
+    collection "auxiliary".
 
     Raises:
       ValueError: an unknown name or option, or a value that is not possible.

@@ -196,13 +196,15 @@ class Norm(nn.Module):
     ``kind``: "batch" (collection ``batch_stats`` with ``mean`` and ``var`` as torch
     keeps them: momentum 0.9, unbiased variance), "group" (32 groups, or the largest
     divisor of C below), "layer" (over the channels of each pixel), "none" (only the
-    ReLU; its convolutions have a bias then).
+    ReLU; its convolutions have a bias then). ``groups`` are those of the batch over
+    which "batch" takes its statistics in training.
     """
 
     kind: str = "batch"
     relu: bool = False
     eps: float = 1e-5
     momentum: float = 0.9
+    groups: int = 1
     param_dtype: Any = jnp.float32
     platform: str | None = None
 
@@ -233,10 +235,16 @@ class Norm(nn.Module):
                 x, scale, bias, mean.value, var.value, eps=self.eps, relu=self.relu
             )
         y, now_mean, now_var = norm_ops.batch_norm_train(
-            x, scale, bias, eps=self.eps, relu=self.relu, platform=self.platform
+            x,
+            scale,
+            bias,
+            eps=self.eps,
+            relu=self.relu,
+            groups=self.groups,
+            platform=self.platform,
         )
         if not self.is_initializing():
-            count = x.size // x.shape[3]
+            count = x.size // x.shape[3] // self.groups
             unbiased = now_var * (count / max(count - 1, 1))
             keep = self.momentum
             mean.value = (keep * mean.value + (1 - keep) * now_mean).astype(dtype)
@@ -251,6 +259,7 @@ class Layers:
     norm_kind: str = "batch"
     norm_eps: float = 1e-5
     norm_momentum: float = 0.9
+    norm_groups: int = 1
     kernel_init: Initializer = kaiming_normal_fan_out
     remat: bool = False
     dtype: Any = jnp.float32
@@ -324,6 +333,7 @@ class Layers:
             relu=relu,
             eps=self.norm_eps,
             momentum=self.norm_momentum,
+            groups=self.norm_groups,
             param_dtype=self.param_dtype,
             platform=self.platform,
             name=name,

@@ -35,6 +35,7 @@ def batch_norm_train(
     *,
     eps: float = 1e-5,
     relu: bool = False,
+    groups: int = 1,
     platform: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalise x[B, H, W, C] with its own statistics: (y, mean[C], variance[C]).
@@ -42,11 +43,27 @@ def batch_norm_train(
     The variance is the biased one. Mean and variance are for the running statistics
     and carry no gradient. Under jit a batch that is sharded over a mesh has global
     statistics.
+
+    With ``groups`` > 1 each of so many runs of B / groups examples is normalised with
+    its own statistics; mean and variance are the means of theirs. Where a group lies
+    on one device, no device waits for another's.
+
+    Raises:
+      ValueError: the groups do not divide B.
     """
     fused = table.batch_norm(platform) == "fused"
-    function: Any = _fused if fused else _normalize
-    y, mean, var = function(eps, relu, x, scale, bias)
-    return y, lax.stop_gradient(mean), lax.stop_gradient(var)
+    function: Any = partial(_fused if fused else _normalize, eps, relu)
+    if groups == 1:
+        y, mean, var = function(x, scale, bias)
+        return y, lax.stop_gradient(mean), lax.stop_gradient(var)
+    if x.shape[0] % groups:
+        raise ValueError(
+            f"batch norm in {groups} groups cannot divide a batch of {x.shape[0]}"
+        )
+    parts = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+    y, mean, var = jax.vmap(function, in_axes=(0, None, None))(parts, scale, bias)
+    mean, var = lax.stop_gradient((jnp.mean(mean, 0), jnp.mean(var, 0)))
+    return y.reshape(x.shape), mean, var
 
 
 def _wide(x):

@@ -1,5 +1,7 @@
 """Normalisation against NumPy in float64; the fused backward against automatic."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,3 +118,43 @@ def test_statistics_are_those_of_the_global_batch(platform):
     )(*(jnp.asarray(a, jnp.float32) for a in (x, scale, bias)))
     np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(var, x.var((0, 1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("platform", [None, "cpu"])
+def test_statistics_of_groups_stay_on_their_devices(platform):
+    x, scale, bias, g = (a.astype(np.float32) for a in data((8, 3, 3, 4)))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+
+    def apply(x, g, groups):
+        function = partial(norm.batch_norm_train, groups=groups, platform=platform)
+        y, pull = jax.vjp(lambda x: function(x, scale, bias)[0], x)
+        return y, *pull(g), *function(x, scale, bias)[1:]
+
+    def compiled(groups):
+        where = (sharding, sharding)
+        return jax.jit(partial(apply, groups=groups), in_shardings=where).lower(x, g)
+
+    program = compiled(4).compile()
+    y, dx, mean, var = program(*(jax.device_put(a, sharding) for a in (x, g)))
+    oracle = np.concatenate(
+        [
+            np.asarray(norm.batch_norm_train(part, scale, bias)[0])
+            for part in np.split(x, 4)
+        ]
+    )
+    np.testing.assert_allclose(y, oracle, atol=1e-5)
+    pairs = x.reshape(4, 2 * 9, 4)
+    np.testing.assert_allclose(mean, pairs.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(var, pairs.var(1).mean(0), rtol=1e-5)
+    # A constant added to one group's examples changes nothing, so no gradient there.
+    sums = np.asarray(dx).reshape(4, -1, 4).sum(1)
+    np.testing.assert_allclose(sums, 0, atol=1e-4)
+    # One group a device: only the running statistics, and nothing else, are summed.
+    counts = {
+        groups: compiled(groups).compile().as_text().count(" all-reduce(")
+        for groups in (1, 8)
+    }
+    assert counts[8] < counts[1] and counts[8] <= 2
+    with pytest.raises(ValueError, match="3 groups cannot divide a batch of 8"):
+        apply(x, g, 3)
