@@ -7,6 +7,7 @@ that nothing divides. Record: docs/results/pairs.json; called again it goes on.
 """
 
 import sys
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
 
@@ -128,19 +129,23 @@ def reason(name: str) -> str | None:
     return None
 
 
-def main() -> int:
-    parser = record.parser(__doc__)
-    record.add_flags(parser)
-    args = parser.parse_args()
-    cases = {
-        f"{encoder} {decoder}": lambda e=encoder, d=decoder: measure(e, d)
+def cases() -> dict[str, Callable[[], dict]]:
+    """Every possible pair of a family and a decoder, and the function that measures."""
+    return {
+        f"{encoder} {decoder}": partial(measure, encoder, decoder)
         for encoder in encoders()
         for decoder in names()["decoders"]
         if possible(encoder, decoder)
     }
-    cases = record.chosen(cases, args.only)
+
+
+def main() -> int:
+    parser = record.parser(__doc__)
+    record.add_flags(parser)
+    args = parser.parse_args()
+    chosen = record.chosen(cases(), args.only)
     command = "python -m benchmarks.pairs"
-    failed = record.run(RECORD, cases, command, args.again, args.minutes)
+    failed = record.run(RECORD, chosen, command, args.again, args.minutes)
     return int(bool(failed))
 
 

@@ -245,11 +245,13 @@ def _walk(program, name, times, total: Account, depth) -> None:
                 total.unknown_loops.append(instruction.name)
             (body,) = instruction.called["body"]
             _walk(program, body, times * (trips or 1), total, depth)
-        elif opcode in ("call", "conditional"):
+        elif opcode in ("call", "conditional", "async-start"):
             names = [n for found in instruction.called.values() for n in found]
             _walk(program, _costliest(program, names), times, total, depth)
         elif not _is_free(instruction):
             _add(instruction, instructions, times, total, depth)
+            for name in instruction.called.get("calls", ()):  # a fusion may hold some
+                _add_collectives(program.computations[name], times, total)
 
 
 def _trips(program: Program, around: dict, loop: Instruction) -> int | None:
@@ -303,15 +305,22 @@ def _moved(instruction: Instruction, read: int) -> int:
     return read + size
 
 
+def _add_collectives(known, times: int, total: Account, only=None) -> None:
+    for instruction in known.values() if only is None else only:
+        kind = instruction.opcode.removesuffix("-start")
+        if kind in COLLECTIVES:
+            read = (known[name].size for name in instruction.operands if name in known)
+            total.collectives[kind][0] += times
+            total.collectives[kind][1] += times * sum(read)
+
+
 def _add(instruction, known, times: int, total: Account, depth) -> None:
     read = sum(known[name].size for name in instruction.operands if name in known)
     moved = _moved(instruction, read)
     total.bytes += times * moved
     total.bytes_once += moved
+    _add_collectives(known, times, total, [instruction])
     kind = instruction.opcode.removesuffix("-start")
-    if kind in COLLECTIVES:
-        total.collectives[kind][0] += times
-        total.collectives[kind][1] += times * read
     if instruction.cycles is None:
         total.unestimated[instruction.target or kind] += times * moved
         return

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import models as table
-from benchmarks import parity, record
+from benchmarks import overfit, pairs, parity, record
 from segjax.flops import count_macs
 from segjax.models import build_classifier, names
 from tests.parity.reference import LIMIT
@@ -120,6 +120,24 @@ def test_the_record_of_parity_keeps_the_limit():
 
 def test_the_page_of_parity_is_what_the_record_renders_to():
     assert (DOCS / "parity.md").read_text() == parity.render(RECORDED)
+
+
+def test_the_record_of_pairs_has_all_and_recomputes():
+    rows = record.read(pairs.RECORD)["rows"]
+    cases = pairs.cases()
+    assert set(rows) == set(cases)
+    for key in sample([key for key, row in rows.items() if row["seconds"] < 20]):
+        found = cases[key]()
+        for name in ("parameters", "without_gradient", "without_gradient_in_training"):
+            assert found[name] == rows[key][name], key
+        for name in ("smallest", "largest"):
+            assert found[name] == pytest.approx(rows[key][name], rel=1e-6), key
+
+
+def test_the_record_of_overfitting_has_all():
+    rows = record.read(overfit.RECORD)["rows"]
+    assert set(rows) == {" ".join(pair) for pair in overfit.pairs()}
+    assert all(row["miou"] > overfit.WANTED for row in rows.values())
 
 
 def test_cases_have_different_keys():

@@ -88,6 +88,14 @@ def test_a_loop_that_cannot_be_read_is_told(old, new):
     assert total.unknown_loops == ["loop"] and total.cycles == 107
 
 
+def test_collectives_within_fusions_count():
+    inside = TEXT.replace("add(%p, %p)", "reduce-scatter(%p)")
+    assert hlo.account(hlo.parse(inside)).collectives == {
+        "all-reduce": [1, 4096],
+        "reduce-scatter": [1 + 5, 6 * 4096],
+    }
+
+
 def test_a_known_trip_count_wins():
     known = 'body=%body, backend_config={"known_trip_count":{"n":"3"}}'
     total = hlo.account(hlo.parse(TEXT.replace("body=%body", known)))

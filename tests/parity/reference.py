@@ -5,6 +5,7 @@ model, and how to run it. ``case.measure()`` compares; the report (benchmarks/pa
 collects the ``CASES`` of all test modules of this folder.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -228,7 +229,8 @@ class Case:
         Asserts that the logits' argmax is the same wherever the top two differ by
         more than the error, that parameters are as many as the reference's, that the
         weights go back (``load_state_dict(strict=True)``, same tensors), and that
-        zeroing ``samples`` random tensors each breaks the parity.
+        zeroing ``samples`` random tensors each, and swapping two of one shape, breaks
+        the parity.
         """
         with jax.enable_x64(self.double or jax.config.read("jax_enable_x64")):
             return self._measure(samples)
@@ -304,7 +306,7 @@ class Case:
         return sum(parameters[n].numel() for n in unused if n in parameters)
 
     def _sensitivity(self, model, state, both, x, wanted, samples):
-        """A tensor set to zero must break the parity."""
+        """A tensor set to zero, and two swapped, must break the parity."""
         from segjax.weights.naming import buffers, find_layout
 
         naming = self.naming or find_layout(model, None)[0].naming
@@ -317,13 +319,26 @@ class Case:
             and not _no_effect(name)
             and not any(fnmatchcase(name, pattern) for pattern in self.idle)
         ]
-        rng = np.random.default_rng(len(names))
-        for name in rng.choice(names, min(samples, len(names)), replace=False):
-            broken = {k: v.clone() if k == name else v for k, v in state.items()}
-            broken[name].zero_()
+
+        def error_with(**changed):
+            broken = {**state, **changed}
             variables = load_torch(model, broken, (*self.size, 3), naming=self.naming)
-            error = relative_error(both(variables, x)[0], wanted)
+            return relative_error(both(variables, x)[0], wanted)
+
+        rng = np.random.default_rng(len(names))
+        order = [names[i] for i in rng.permutation(len(names))]
+        for name in order[:samples]:
+            error = error_with(**{name: state[name] * 0})
             assert error > LIMIT, f"{name} does not matter ({error})"
+        twins = (
+            (a, b)
+            for i, a in enumerate(order)
+            for b in order[i + 1 :]
+            if state[a].shape == state[b].shape
+        )
+        for a, b in itertools.islice(twins, 1):
+            error = error_with(**{a: state[b], b: state[a]})
+            assert error > LIMIT, f"{a} and {b} are one to us ({error})"
 
     def check_input_gradient(self, size=(32, 32)):
         """The gradient with respect to the image, in float64 to 1e-7."""
