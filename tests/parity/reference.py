@@ -68,28 +68,33 @@ def settle(model, run: Callable[[], Any], seed: int = 0) -> None:
     import torch
 
     norms = [
-        (module, module.momentum)
+        module
         for module in model.modules()
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
     ]
     generator = torch.Generator().manual_seed(seed)
-    for module, _ in norms:
-        module.momentum = 1.0
-        module.train()
-    with torch.no_grad():
-        run()
-        for module, momentum in norms:
-            module.eval()
-            module.momentum = momentum
-            mean, var = module.running_mean, module.running_var
-            assert mean is not None and var is not None
-            # A channel that is nearly the same everywhere (a ReLU silenced it, its map
-            # has few pixels) would be magnified, and its rounding with it.
-            square = var + mean**2
-            torch.maximum(var, 0.01 * (square + square.mean()), out=var)
-            noise = torch.empty_like(mean).normal_(0, 0.5, generator=generator)
-            mean += noise * var.sqrt()
-            var *= torch.empty_like(var).uniform_(0.5, 2, generator=generator)
+
+    def set_statistics(module, args):
+        # Before the module runs on it, so that the next ones see what it makes.
+        x = args[0]
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        mean, var = x.mean(axes), x.var(axes, unbiased=False)
+        # A channel that is nearly the same everywhere (a ReLU silenced it, its map has
+        # few pixels) would be magnified, and its rounding with it.
+        square = var + mean**2
+        var = torch.maximum(var, 0.01 * (square + square.mean()))
+        noise = torch.empty_like(mean).normal_(0, 0.5, generator=generator)
+        module.running_mean.copy_(mean + noise * var.sqrt())
+        factor = torch.empty_like(var).uniform_(0.5, 2, generator=generator)
+        module.running_var.copy_(var * factor)
+
+    handles = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def to_nchw(image: np.ndarray):
