@@ -184,7 +184,9 @@ def pairs() -> list[tuple[str, str]]:
     found = []
     for decoder in names()["decoders"]:
         needs = getattr(getattr(decoders, decoder).func, "needs", None)
-        found.append((special[needs] if needs else "resnet18", decoder))
+        own = decoder in names()["encoders"]  # segnet_basic, of both kinds
+        known = decoder if own else special[needs] if needs else "resnet18"
+        found.append((known, decoder))
     for table in families._collect("PARAMETERS").values():
         found.append((min(table, key=table.get), "unet"))
     return list(dict.fromkeys(found))
