@@ -38,7 +38,7 @@ def smp(encoder, decoder, size=None, slow=True, **options):
         idle = (
             "encoder.layer[34].*",
             "encoder._blocks.1?.*",
-            "encoder._blocks.[6-9].*",
+            "encoder._blocks.[5-9].*",
         )
     size = size or SIZES.get(decoder, (64, 64))
     return Case(
