@@ -34,6 +34,8 @@ def smp(encoder, decoder, size=None, slow=True, **options):
         return kind(name, encoder_weights=None, classes=5, **options)
 
     idle = ("decoder.center.*",) if decoder == "unetplusplus" else ()
+    if decoder == "pan":  # of one channel, which a ReLU may silence
+        idle = ("decoder.fpa.down*",)
     if decoder == "pspnet":  # beyond stride 8
         idle = (
             "encoder.layer[34].*",
