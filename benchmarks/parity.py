@@ -81,7 +81,7 @@ def render(content: dict) -> str:
         "evaluation mode. An error is max |ours - theirs| / max |theirs|; a stage is a "
         "map of the encoder. Each case also asserts that the number of parameters is "
         "the same, that the weights go back (`load_state_dict(strict=True)`), and that "
-        "setting a tensor to zero breaks the agreement. Limit: 1e-4.",
+        "setting a tensor to zero, or swapping two, breaks the agreement. Limit: 1e-4.",
         "",
         f"{len(rows)} cases, largest error {worst:.1e}. {record.where(content)}",
     ]
