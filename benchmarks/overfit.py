@@ -23,7 +23,7 @@ from segjax import config as configs
 from segjax import setup, sharding
 from segjax.augment import prepare_eval
 from segjax.batch import Source
-from segjax.metrics import summarize
+from segjax.metrics import confusion_matrix, summarize
 from segjax.models import build, decoders, names
 from segjax.preprocessing import preprocessing
 from tests.models import families
@@ -102,8 +102,8 @@ def learn(config: Any, source: Any, settle: bool = False) -> dict[str, Any]:
     where = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state(tx))
     state = jax.jit(parts.init(tx), out_shardings=where)(jax.random.key(0))
     train_step = parts.train_step(tx, where)
-    batch = next(setup.train_batches(parts, source, 0))
-    on_device = sharding.to_devices(batch, parts.mesh)
+    batch: Any = next(setup.train_batches(parts, source, 0))
+    on_device: Any = sharding.to_devices(batch, parts.mesh)
     for _ in range(config.steps):
         state, metrics = train_step(state, on_device)
     images = prepare_eval(on_device["image"], on_device["size"], pre.mean, pre.std)
@@ -113,10 +113,10 @@ def learn(config: Any, source: Any, settle: bool = False) -> dict[str, Any]:
     model = parts.model
     logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
     prediction, label = np.argmax(logits, -1), batch["label"]
-    matrix = np.zeros((parts.spec.num_classes,) * 2, np.int64)
-    valid = label != 255
-    np.add.at(matrix, (label[valid], prediction[valid]), 1)
-    return summarize(matrix, parts.spec.names) | {"loss": float(metrics["loss"])}
+    matrix = confusion_matrix(prediction, label, parts.spec.num_classes)
+    return summarize(np.asarray(matrix), parts.spec.names) | {
+        "loss": float(metrics["loss"])
+    }
 
 
 def coarseness(encoder: str, decoder: str) -> int:

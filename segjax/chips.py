@@ -4,8 +4,7 @@ Sources: Google Cloud's "TPU v4", "v5e", "v5p" and "v6e" system architecture pag
 bfloat16 FLOP/s, HBM size and bandwidth per chip). The clocks are not all published;
 they follow from the peak and the matrix units, FLOP/s / (2 x multiply-adds per cycle):
 v4 two cores of 4 x 128x128, v5e one of 4 x 128x128, v5p two of 4 x 128x128, v6e one of
-4 x 256x256. With them the compiler's estimate for an addition of two large arrays is
-72 to 81 % of the published bandwidth on all four, so they fit.
+4 x 256x256.
 """
 
 from dataclasses import dataclass

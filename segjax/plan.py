@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import cache, hlo, logs, setup, sharding
+from segjax import cache, chips, flops, hlo, logs, setup, sharding
 from segjax.batch import LabelSpec
 from segjax.chips import Chip, chip_of
 from segjax.config import Config
@@ -68,9 +68,7 @@ def tpu_devices(topology: str) -> Sequence[Any] | None:
     Raises:
       ValueError: libtpu does not know the topology.
     """
-    try:
-        importlib.metadata.version("libtpu")
-    except importlib.metadata.PackageNotFoundError:
+    if _libtpu() is None:
         return None
     # No TPU is asked for, so libtpu need not look for one.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -165,19 +163,20 @@ def describe(
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
     )
-    flops, moved = 2 * macs / devices, cost["bytes accessed"] * repeated
+    work, moved = 2 * macs / devices, cost["bytes accessed"] * repeated
+    found = hlo.as_json(account)
     row: dict[str, Any] = {
-        "model_flops": flops,
+        "model_flops": work,
         "compiler_flops": cost["flops"],
         "bytes_accessed": moved,
-        "intensity": flops / moved,
+        "intensity": work / moved,
         "peak_bytes": peak,
         "temporary_bytes": memory.temp_size_in_bytes,
-        "collectives": hlo.as_json(account)["collectives"],
+        "collectives": found["collectives"],
     }
     if not estimated:
         return row
-    bound = max(flops / chip.flops, moved / chip.bandwidth)
+    bound = max(work / chip.flops, moved / chip.bandwidth)
     seconds = account.cycles / chip.clock
     return row | {
         "fits": peak <= chip.hbm,
@@ -185,10 +184,10 @@ def describe(
         "estimated_cycles": account.cycles,
         "estimated_seconds": seconds,
         "estimated_images_per_s": images / seconds,
-        "estimated_mfu": flops / seconds / chip.flops,
+        "estimated_mfu": work / seconds / chip.flops,
         "lower_bound": account.unestimated_share > ESTIMATED_ENOUGH
         or bool(account.unknown_loops),
-        **hlo.as_json(account),
+        **found,
     }
 
 
@@ -196,8 +195,11 @@ def _compiled_row(
     name: str, lowered: Any, topology: str, say, analyse: Callable[[Any], dict]
 ) -> dict[str, Any]:
     """Compile and analyse, or take what was found for the same program before."""
-    versions = [importlib.metadata.version("jaxlib"), topology, _libtpu()]
-    text = "\n".join([*versions, lowered.as_text()])
+    versions = [importlib.metadata.version("jaxlib"), topology, str(_libtpu())]
+    # What is kept is the analysis: another version of it must not find it.
+    analysis = [Path(str(m.__file__)).read_text() for m in (hlo, chips, flops)]
+    analysis.append(Path(__file__).read_text())
+    text = "\n".join([*versions, *analysis, lowered.as_text()])
     path = cache.folder("plans") / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
     if path.is_file():
         say(f"{name} step: known from {path}")
@@ -212,11 +214,12 @@ def _compiled_row(
     return row
 
 
-def _libtpu() -> str:
+def _libtpu() -> str | None:
+    """Its version, where it is installed."""
     try:
         return importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
-        return "no libtpu"
+        return None
 
 
 def plan(
@@ -249,9 +252,9 @@ def plan(
             "CPU device; its FLOPs and bytes are told, no estimate for the TPU"
         )
         devices = jax.devices("cpu")[:1]
-    chips = max(len(devices) // chip.per_chip, 1) if estimated else 1
+    count = max(len(devices) // chip.per_chip, 1) if estimated else 1
     if batch_per_chip is not None:
-        config.data.batch_size = batch_per_chip * chips
+        config.data.batch_size = batch_per_chip * count
     lowered, macs = lower_steps(config, data, devices)
     images = config.data.batch_size
 
@@ -272,7 +275,7 @@ def plan(
         "topology": topology,
         "chip": chip.name if estimated else "CPU",
         "devices": len(devices),
-        "chips": chips,
+        "chips": count,
         "batch_size": images,
         "image_size": list(pair(config.data.image_size)),
         "dtype": config.model.dtype,
