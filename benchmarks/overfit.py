@@ -102,7 +102,7 @@ def learn(config: Any, source: Any, settle: bool = False) -> dict[str, Any]:
     where = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state(tx))
     state = jax.jit(parts.init(tx), out_shardings=where)(jax.random.key(0))
     train_step = parts.train_step(tx, where)
-    batch: Any = next(setup.train_batches(parts, source, 0))
+    batch: Any = next(setup.train_batches(parts.config, source, 0))
     on_device: Any = sharding.to_devices(batch, parts.mesh)
     for _ in range(config.steps):
         state, metrics = train_step(state, on_device)

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-COMMANDS = ("train", "evaluate", "predict", "import", "export", "plan")
+COMMANDS = ("train", "evaluate", "predict", "import", "export", "plan", "bench-input")
 EXAMPLES = """\
 examples:
   segjax train --config configs/resnet_unet.py
@@ -22,6 +22,7 @@ examples:
   segjax import --weights unet.pth --encoder resnet34 --decoder unet --workdir runs/b
   segjax export --workdir runs/a --output unet.safetensors
   segjax plan --config configs/resnet_unet.py --topology v5e:4x4 --batch-per-chip 16
+  segjax bench-input --config configs/resnet_unet.py --step-seconds 0.05
 
 Every knob of segjax/config.py can be set by --config.KEY=VALUE.
 """
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--checkpoint", default="best", metavar="best|latest|STEP")
     _add_import(command("import", "a run's folder from another program's weights"))
     _add_plan(command("plan", "compile a run's steps for a TPU slice, without a TPU"))
+    _add_bench_input(command("bench-input", "measure a config's input pipeline alone"))
     return parser
 
 
@@ -90,6 +92,24 @@ def _add_plan(added: argparse.ArgumentParser) -> None:
     )
     added.add_argument(
         "--output", metavar="FILE.json", help="default: runs/plans/<config>_<topology>"
+    )
+
+
+def _add_bench_input(added: argparse.ArgumentParser) -> None:
+    """The flags of ``bench-input``."""
+    added.add_argument("--config", required=True, metavar="FILE")
+    added.add_argument(
+        "--batches", type=int, metavar="N", help="default: two passes over the split"
+    )
+    added.add_argument(
+        "--step-seconds",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="of the step that takes the batches; default 0: it only takes them",
+    )
+    added.add_argument(
+        "--output", metavar="FILE.json", help="default: runs/bench_input/<config>"
     )
 
 
@@ -239,6 +259,22 @@ def _plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     )
 
 
+def _bench_input(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    # Nothing is put on a device: those of this machine stay free for others.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from segjax import config as configs
+    from segjax.bench_input import bench_input, report
+
+    name = Path(args.config).stem
+    result = bench_input(
+        configs.load(args.config, overrides),
+        name,
+        batches=args.batches,
+        step_seconds=args.step_seconds,
+    )
+    report(result, Path(args.output or Path("runs", "bench_input", f"{name}.json")))
+
+
 RUN = {
     "train": _train,
     "evaluate": _evaluate,
@@ -246,6 +282,7 @@ RUN = {
     "import": _import,
     "export": _export,
     "plan": _plan,
+    "bench-input": _bench_input,
 }
 
 

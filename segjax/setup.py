@@ -309,9 +309,8 @@ def load_parts(
     return make_parts(config, LabelSpec.from_dict(labels), pre, devices)
 
 
-def train_batches(parts: Parts, source: Source, start_step: int) -> Iterator[Batch]:
+def train_batches(config: Config, source: Source, start_step: int) -> Iterator[Batch]:
     """The endless stream of training batches: the share of this process."""
-    config = parts.config
     return pipeline.train_batches(
         source,
         seed=config.seed,

@@ -253,7 +253,7 @@ class Run:
         """Step, log, evaluate, save, to the end."""
         if self.step < self.total:
             feed = on_devices(
-                setup.train_batches(self.parts, self.train_source, self.step),
+                setup.train_batches(self.config, self.train_source, self.step),
                 self.parts.mesh,
                 self.meter,
             )
