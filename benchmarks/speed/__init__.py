@@ -1,0 +1,1 @@
+"""Speed beside PyTorch: contestants take turns in one run, with the same weights."""

@@ -1,0 +1,95 @@
+"""The speed benchmark refuses contestants that differ, and does its sums."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import record
+from benchmarks.speed import agreement, contest
+from benchmarks.speed.networks import Network
+from tests.requirements import require_parity
+
+NETWORK = Network("resnet18", "unet", batch=1, size=32, classes=3)
+# A contestant without a network: its n-th step takes n milliseconds times its factor.
+STUB = """
+import json, sys
+spec = json.loads(sys.argv[1])
+factor = {"segjax": 1, "torch": 3, "compile": 2}[spec["side"]]
+if spec["side"] == "compile" and spec["task"] == "training":
+    sys.exit("no compiler")
+log = open(spec["network"]["encoder"], "a")
+print(json.dumps({"first": 2.0, "start_seconds": 1.0}), flush=True)
+step = 0
+for line in sys.stdin:
+    if line.strip() == "peak":
+        print(json.dumps({"peak": factor * 2**20}), flush=True)
+        continue
+    print(spec["side"], file=log, flush=True)
+    step += 1
+    seconds = [factor * step / 1000] * int(line.split()[1])
+    print(json.dumps({"seconds": seconds}), flush=True)
+"""
+
+
+@pytest.mark.parity
+def test_other_weights_are_not_timed():
+    torch = require_parity("torch")
+    require_parity("segmentation_models_pytorch")
+    reference = agreement.make_reference(NETWORK)
+    state = {name: t.clone() for name, t in reference.state_dict().items()}
+    agreement.check({"logits": agreement.logits_error(NETWORK, reference, state)})
+    with torch.no_grad():
+        state["decoder.blocks.4.conv2.1.bias"][0] += 0.01
+    error = agreement.logits_error(NETWORK, reference, state)
+    with pytest.raises(ValueError, match="logits differ .* nothing is timed"):
+        agreement.check({"logits": error})
+
+
+def test_limits():
+    agreement.check({"logits": 9e-5, "gradients": 9e-8})
+    for errors in (
+        {"logits": 2e-4},
+        {"logits": 0.0, "gradients": 2e-7},
+        {"logits": float("nan")},
+    ):
+        with pytest.raises(ValueError, match="nothing is timed"):
+            agreement.check(errors)
+    with pytest.raises(ValueError, match="first training step gives 2.0 here but 3.0"):
+        contest.compare_first("training", {"segjax hugetlb": 2.0, "torch": 3.0})
+
+
+def test_turns_and_table(tmp_path, monkeypatch):
+    script, log = tmp_path / "stub.py", tmp_path / "log"
+    script.write_text(STUB)
+    monkeypatch.setattr(contest, "WORKER", (sys.executable, str(script)))
+    monkeypatch.setattr(contest, "agree", lambda *_: {"logits": 1e-6})
+    network = Network(str(log), "unet", batch=4, size=256)
+    everyone = (contest.SEGJAX, *contest.EAGER, *contest.COMPILED)
+    path = tmp_path / "record.json"
+    cases = {
+        task: lambda task=task: contest.contest(
+            network, task, everyone, rounds=3, steps=2, gradients=False
+        )
+        for task in ("inference", "training")
+    }
+    assert not record.run(path, cases, "command")
+    assert log.read_text().split()[:8] == ["segjax", "torch", "torch", "compile"] * 2
+    rows = record.read(path)["rows"]
+    assert contest.ratios(rows["inference"], "torch") == pytest.approx([3, 3, 3])
+    lines = contest.render(record.read(path)).splitlines()
+    both = "3.00 (3.00-3.00) | {} | 1 | 3 | 3 |"
+    assert lines[2] == "| inference | 2 | 6 | 4 | " + both.format("2.00 (2.00-2.00)")
+    assert lines[3] == "| training | 2 | 6 | - | " + both.format("fails")
+    assert rows["training"]["failed"] == {
+        "compile hugetlb": "a contestant ended: no compiler"
+    }
+
+
+@pytest.mark.parametrize("name", ["speed_training", "speed_inference"])
+def test_recorded_contests_agreed(name):
+    content = record.read(Path(record.ROOT, "docs", "results", f"{name}.json"))
+    for row in content["rows"].values():
+        agreement.check(row["agreement"])
+        assert len(json.dumps(row)) and contest.ratios(row, "torch")
