@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 COMMANDS = ("train", "evaluate", "predict", "import", "export", "plan", "bench-input")
+COMPUTING = ("train", "evaluate", "predict")
 EXAMPLES = """\
 examples:
   segjax train --config configs/resnet_unet.py
@@ -298,7 +299,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     2: a mistake of the user's, told in one line. 130: interrupted.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    launched = argv is None  # not called from a program of the user's
+    argv = list(sys.argv[1:] if launched else argv)
     if not argv or (argv[0] not in COMMANDS and argv[0] not in ("-h", "--help")):
         if argv and not argv[0].startswith("-"):
             from segjax.config import nearest
@@ -313,6 +315,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = [a for a in argv if a.startswith("--config.")]
     args = _parser().parse_args([a for a in argv if a not in overrides])
     try:
+        if launched and args.command in COMPUTING:
+            from segjax.pages import use_huge_pages
+
+            use_huge_pages()
         RUN[args.command](args, overrides)
     except KeyboardInterrupt:
         print("segjax: interrupted", file=sys.stderr)

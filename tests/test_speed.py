@@ -78,8 +78,12 @@ def test_turns_and_table(tmp_path, monkeypatch):
     assert log.read_text().split()[:8] == ["segjax", "torch", "torch", "compile"] * 2
     rows = record.read(path)["rows"]
     assert contest.ratios(rows["inference"], "torch") == pytest.approx([3, 3, 3])
-    lines = contest.render(record.read(path)).splitlines()
-    both = "3.00 (3.00-3.00) | {} | 1 | 3 | 3 |"
+    assert all(0 <= row["others_busy"] <= 1 for row in rows.values())
+    content = record.read(path)
+    for row in content["rows"].values():
+        row["others_busy"] = 0.25
+    lines = contest.render(content).splitlines()
+    both = "3.00 (3.00-3.00) | {} | 1 | 3 | 3 | 25% |"
     assert lines[2] == "| inference | 2 | 6 | 4 | " + both.format("2.00 (2.00-2.00)")
     assert lines[3] == "| training | 2 | 6 | - | " + both.format("fails")
     assert rows["training"]["failed"] == {

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,32 @@ class Worker:
         self.errors.close()
 
 
+class Busy:
+    """Whether the machine was left to the contest: processor time by /proc."""
+
+    def __init__(self, workers: Iterable[Worker]):
+        self._ids = [worker.process.pid for worker in workers]
+        self._all, self._own, self._idle = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        """Ticks of all processors, those of the workers, and those without work."""
+        own = 0
+        for number in self._ids:
+            fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+            own += int(fields[11]) + int(fields[12])
+        line = Path("/proc/stat").read_text().split("\n", 1)[0]
+        ticks = [int(word) for word in line.split()[1:9]]
+        return sum(ticks), own, ticks[3] + ticks[4]
+
+    def others(self) -> float:
+        """The share of all processors' time that other processes took."""
+        now = self._now()
+        total, own, idle = (
+            a - b for a, b in zip(now, (self._all, self._own, self._idle), strict=True)
+        )
+        return max(total - own - idle, 0) / max(total, 1)
+
+
 def agree(network: Network, weights: Path, gradients: bool) -> dict[str, float]:
     """Write the common weights; the errors between the contestants, within limits.
 
@@ -136,10 +162,12 @@ def contest(
                     workers.pop(contestant.name).end()
             compare_first(task, {name: f["first"] for name, f in firsts.items()})
             turns: dict[str, list[float]] = {name: [] for name in workers}
+            busy = Busy(workers.values())
             for _ in range(rounds):
                 for name, worker in workers.items():
                     seconds = worker.ask(f"turn {steps}")["seconds"]
                     turns[name].append(statistics.median(seconds))
+            row["others_busy"] = round(busy.others(), 3)
             row["seconds_per_step"] = turns
             row["peak_bytes"] = {n: w.ask("peak")["peak"] for n, w in workers.items()}
         finally:
@@ -199,7 +227,7 @@ def render(content: Mapping[str, Any]) -> str:
         ours = peaks[SEGJAX.name]
         theirs = min(p for n, p in peaks.items() if n.split()[0] == "torch")
         cells += [f"{ours / 2**20:.0f}", f"{theirs / 2**20:.0f}"]
-        cells.append(f"{min(map(len, turns.values()))}")
+        cells += [f"{min(map(len, turns.values()))}", f"{row['others_busy']:.0%}"]
         rows.append(cells)
     header = (
         "network, images",
@@ -211,6 +239,7 @@ def render(content: Mapping[str, Any]) -> str:
         "segjax MiB",
         "PyTorch MiB",
         "rounds",
+        "others' CPU",
     )
     return record.table(header, rows) + "\n\n" + record.where(content)
 
