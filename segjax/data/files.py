@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from segjax.data.decoders import decode
+
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 """The file name endings, in lower case, that count as images."""
 
@@ -193,6 +195,8 @@ def _load(file: File, name: str, *, indices: bool) -> np.ndarray:
 def _pixels(image: Any, indices: bool, file: File) -> np.ndarray:
     if image.format == "PNG" and image.tile and image.tile[0].args in _SIXTEEN_BITS:
         return _sixteen_bits(image, file)
+    if (found := decode(image, file)) is not None:
+        return found
     if image.mode == "P" and not indices:
         image = image.convert("RGB")
     elif image.mode == "PA":
