@@ -36,7 +36,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.batch import IGNORE
-from segjax.ops import sampling
+from segjax.ops import sampling, table
 
 # Each random decision's place among the example's random numbers. Append only: the
 # places are part of what a seed means.
@@ -249,6 +249,19 @@ def _separable(settings: Augment, maps, x, label, size):
     return image, ids[..., 0].astype(jnp.int32), valid
 
 
+def _gathered(settings: Augment, maps, image, label, size, dtype):
+    """As :func:`_separable`, by gathers from the stored numbers."""
+    start, step = (jnp.stack(values) for values in zip(*maps, strict=True))
+    rows, columns = sampling.line_samples(
+        settings.out_size, image.shape[1:3], start, step, size.T, dtype
+    )
+    x = sampling.gather_separable(image, rows, columns)
+    if jnp.issubdtype(image.dtype, jnp.integer):
+        x = x / jnp.iinfo(image.dtype).max
+    ids, valid = sampling.gather_nearest(label, rows, columns)
+    return x, jnp.where(valid, ids.astype(jnp.int32), 0), valid
+
+
 def _rotated(settings: Augment, maps, draws, x, label, size):
     """As :func:`_separable`, with a rotation, by gathers."""
     height, width = settings.out_size
@@ -280,8 +293,9 @@ def _top_left(settings: Augment, x, label, size):
     return x, label, _valid_mask(size, height, width)
 
 
-def _geometry(settings: Augment, draws, x, label, size):
+def _geometry(settings: Augment, draws, image, label, size, platform):
     """Scale, crop, flip and rotate: (f[B, h, w, C], i32[B, h, w], valid bool)."""
+    x = _fraction(image)
     moving = settings.scale != (1.0, 1.0) or settings.crop != "top_left"
     flipping = settings.flip > 0 or settings.vertical_flip > 0
     if settings.rotation > 0:
@@ -289,6 +303,8 @@ def _geometry(settings: Augment, draws, x, label, size):
         return _rotated(settings, maps, draws, x, label, size)
     if moving or flipping:
         maps = _coordinate_maps(settings, draws, size, x.dtype)
+        if table.sample(platform) == "gather":
+            return _gathered(settings, maps, image, label, size, x.dtype)
         return _separable(settings, maps, x, label, size)
     return _top_left(settings, x, label, size)
 
@@ -391,21 +407,22 @@ def augment_batch(
     label: jax.Array,
     size: jax.Array,
     positions: jax.Array | None = None,
+    platform: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Augment and normalise a batch inside jit.
 
     ``key`` is folded from (seed, stream, step); ``image`` u8 | u16 | f32[B, Hb, Wb, C]
     and ``label`` u8[B, Hb, Wb] are valid in the top left ``size`` i32[B, 2];
     ``positions`` i32[B] are the examples' places in the global batch (0 to B-1 unless
-    given; a microbatch gives its own). Returns float32[B, H, W, C] (float64 for a
-    float64 image), zero outside the image, and int32[B, H, W] with IGNORE there,
+    given; a microbatch gives its own); ``platform`` chooses the formulation
+    (``ops/table.py``; None is the plain one). Returns float32[B, H, W, C] (float64 for
+    a float64 image), zero outside the image, and int32[B, H, W] with IGNORE there,
     ``(H, W) = settings.out_size``.
     """
     if positions is None:
         positions = jnp.arange(image.shape[0])
     draws = _draws(key, positions)
-    x = _fraction(image)
-    x, label, valid = _geometry(settings, draws, x, label, size)
+    x, label, valid = _geometry(settings, draws, image, label, size, platform)
     if settings.blur > 0:
         x = _blur(settings, draws, x, valid)
     x = _jitter(settings, draws, x, valid)

@@ -174,9 +174,8 @@ def make_train_step(
     def train_step(state: TrainState, batch):
         key = jax.random.fold_in(stream_key(seed, "augment"), state.step)
         with jax.named_scope("augment"):
-            images, labels = augment_batch(
-                augment, key, batch["image"], batch["label"], batch["size"]
-            )
+            stored = batch["image"], batch["label"], batch["size"]
+            images, labels = augment_batch(augment, key, *stored, platform=platform)
         images, labels = jax.lax.with_sharding_constraint(
             (images.astype(dtype), labels), sharding.image_sharding(mesh)
         )

@@ -29,9 +29,9 @@ EVERYTHING = {
 }
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def run(settings, key, image, label, size, positions=None):
-    return augment_batch(settings, key, image, label, size, positions)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="platform")
+def run(settings, key, image, label, size, positions=None, platform="cpu"):
+    return augment_batch(settings, key, image, label, size, positions, platform)
 
 
 def batch(n, h, w, channels=3, seed=0, dtype=np.uint8, ids=(0, 3, 7, IGNORE)):
@@ -47,6 +47,22 @@ def valid(size, h, w):
 
 
 # Geometry
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("out_size", [(21, 40), (64, 30)])
+def test_gathers_equal_the_products(dtype, out_size):
+    settings = Augment(out_size, scale=(0.4, 2.5), flip=0.5, vertical_flip=0.5)
+    double = dtype == np.float64
+    with jax.enable_x64(double):
+        image, label, size = batch(24, 37, 29, dtype=dtype, ids=range(256))
+        size[::3], size[1::3] = (17, 23), (1, 29)
+        got, ids = run(settings, KEY, image, label, size)
+        want, wanted_ids = run(settings, KEY, image, label, size, platform=None)
+    assert got.dtype == want.dtype and ids.dtype == wanted_ids.dtype
+    # The coordinates' own rounding: 1 ulp of 37 px.
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 if double else 1e-5)
+    assert (ids != wanted_ids).mean() <= (0 if double else 1e-4)
 
 
 @pytest.mark.parametrize("factor", [0.7, 1.6])
@@ -401,10 +417,11 @@ def test_the_batch_is_the_same_on_eight_devices():
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-def compiled(**change):
+def compiled(platform="cpu", **change):
     image, label, size = batch(2, 16, 20)
     settings = Augment((12, 12), **change)
-    return run.lower(settings, KEY, image, label, size).compile().as_text()
+    lowered = run.lower(settings, KEY, image, label, size, platform=platform)
+    return lowered.compile().as_text()
 
 
 def test_what_is_off_is_not_in_the_program():
@@ -412,7 +429,9 @@ def test_what_is_off_is_not_in_the_program():
     for operation in (" dot(", " gather(", " xor(", " exponential(", "custom-call"):
         assert operation not in off, operation
     separable = compiled(scale=(0.5, 2.0), flip=0.5)
-    assert " dot(" in separable and " gather(" not in separable
+    assert " gather(" in separable and " dot(" not in separable
+    plain = compiled(scale=(0.5, 2.0), flip=0.5, platform=None)
+    assert " dot(" in plain and " gather(" not in plain
 
 
 def test_mistakes_are_named():

@@ -163,7 +163,7 @@ def augmentation(task: Task) -> Callable[[int, Batch], Any]:
     import jax
 
     settings = setup.make_augment(task.config, preprocessing(task.config, 3))
-    run = jax.jit(partial(augment_batch, settings))
+    run = jax.jit(partial(augment_batch, settings, platform=jax.devices()[0].platform))
 
     def augment(step: int, batch: Batch) -> None:
         key = jax.random.fold_in(jax.random.key(0), step)

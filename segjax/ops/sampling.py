@@ -9,6 +9,7 @@ products per example, which TPUs do far faster than gathers.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +75,96 @@ def sample_separable(
     if rows.shape[1] * x.shape[2] <= x.shape[1] * columns.shape[1]:
         return product("bwW,bhWc->bhwc", columns, product("bhH,bHWc->bhWc", rows, x))
     return product("bhH,bHwc->bhwc", rows, product("bwW,bHWc->bHwc", columns, x))
+
+
+class Lines(NamedTuple):
+    """What :func:`interpolation_matrix` says, per output pixel: [B, out] each.
+
+    ``low`` and ``high`` i32 are the two pixels that order 1 mixes, ``weight`` f the
+    share of ``high``, ``inside`` bool where that is not zero altogether; ``nearest``
+    i32 is the pixel of order 0 and ``found`` bool whether there is one.
+    """
+
+    low: jax.Array
+    high: jax.Array
+    weight: jax.Array
+    inside: jax.Array
+    nearest: jax.Array
+    found: jax.Array
+
+
+def line_samples(
+    out_sizes: tuple[int, int],
+    in_sizes: tuple[int, int],
+    start: jax.Array,
+    step: jax.Array,
+    valid: jax.Array,
+    dtype: jnp.dtype | type = jnp.float32,
+) -> tuple[Lines, Lines]:
+    """The rows of :func:`interpolation_matrix` as indices, of rows and of columns.
+
+    ``start``, ``step`` and ``valid`` are [2, B], first those of the rows.
+    """
+
+    def one(axis):
+        start, step, valid, in_size = axis
+        places = jnp.arange(max(out_sizes), dtype=dtype)[None]
+        at = start[:, None] + step[:, None] * places
+        valid = valid.astype(dtype)[:, None]
+        clamped = jnp.clip(at, 0, jnp.maximum(valid - 1, 0))
+        low = jnp.floor(clamped)
+        nearest = jnp.floor(at + 0.5)
+        # The sum may have been rounded up to the next pixel; its border is exact.
+        nearest = nearest - (at < nearest - 0.5)
+        found = (nearest >= 0) & (nearest < valid)
+
+        def index(pixel):
+            return jnp.clip(pixel.astype(jnp.int32), 0, in_size - 1)
+
+        weight = (clamped - low).astype(dtype)
+        keep = inside(at, valid)
+        return Lines(index(low), index(low + 1), weight, keep, index(nearest), found)
+
+    # A loop, because XLA keeps its results, where it would compute them anew for each
+    # pixel and use: slow, and with other rounding ``weight`` may not belong to ``low``.
+    lines = lax.map(one, (start, step, valid, jnp.asarray(in_sizes)))
+    rows, columns = (
+        Lines(*(array[axis, :, : out_sizes[axis]] for array in lines))
+        for axis in range(2)
+    )
+    return rows, columns
+
+
+def _take(x: jax.Array, index: jax.Array, axis: int) -> jax.Array:
+    """``x`` [B, ...] at ``index`` i32[B, out] along an axis."""
+    return jax.vmap(functools.partial(jnp.take, axis=axis - 1, mode="clip"))(x, index)
+
+
+def gather_separable(x: jax.Array, rows: Lines, columns: Lines) -> jax.Array:
+    """:func:`sample_separable` by gathers: [B, H, W, C] of any type to f[B, h, w, C].
+
+    Columns first: then bytes are gathered, a quarter of what floats are.
+    """
+    dtype = rows.weight.dtype
+
+    def mix(x, lines, axis, shape):
+        low, high = (_take(x, i, axis).astype(dtype) for i in (lines.low, lines.high))
+        weight = lines.weight.reshape(shape)
+        return low * (1 - weight) + high * weight
+
+    batch = x.shape[0]
+    wide = mix(x, columns, 2, (batch, 1, -1, 1))
+    found = mix(wide, rows, 1, (batch, -1, 1, 1))
+    keep = rows.inside[:, :, None] & columns.inside[:, None, :]
+    return jnp.where(keep[..., None], found, 0)
+
+
+def gather_nearest(
+    label: jax.Array, rows: Lines, columns: Lines
+) -> tuple[jax.Array, jax.Array]:
+    """Order 0 of ``label`` [B, H, W]: ([B, h, w], bool of where there is a pixel)."""
+    found = _take(_take(label, columns.nearest, 2), rows.nearest, 1)
+    return found, rows.found[:, :, None] & columns.found[:, None, :]
 
 
 def sample_at(x: jax.Array, y: jax.Array, x_at: jax.Array, size, order: int):

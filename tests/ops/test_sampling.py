@@ -58,6 +58,34 @@ def test_interpolation_matrix_is_its_definition(order):
         assert set(np.unique(got)) <= {0.0, 1.0}
 
 
+def test_line_samples_are_the_definition():
+    """On the pixels' borders, too, where a rounded sum would take the next one."""
+    rng = np.random.default_rng(0)
+    # Multiples of 1/8: exact in float32, and often on a border.
+    start, step = rng.integers(-40, 80, (2, 200)) / 8, rng.integers(-20, 21, 400) / 8
+    step = step.reshape(2, 200)
+    border = np.nextafter(rng.integers(0, 9, (2, 30)) + 0.5, -1, dtype=np.float32)
+    start[:, :30], step[:, :30] = border, 0
+    valid = np.stack([rng.integers(1, 10, 200), rng.integers(1, 8, 200)])
+    both = jax.jit(functools.partial(sampling.line_samples, (13, 11), (9, 7)))(
+        jnp.asarray(start, jnp.float32), jnp.asarray(step, jnp.float32), valid
+    )
+    for axis, (out, n) in enumerate(((13, 9), (11, 7))):
+        lines = [np.asarray(array) for array in both[axis]]
+        assert all(array.shape == (200, out) for array in lines)
+        everything = zip(start[axis], step[axis], valid[axis], strict=True)
+        for case, definition in enumerate(everything):
+            low, high, weight, inside, nearest, found = (a[case] for a in lines)
+            matrix = np.zeros((out, n))
+            np.add.at(matrix, (np.arange(out), low), (1 - weight) * inside)
+            np.add.at(matrix, (np.arange(out), high), weight * inside)
+            want = slow_matrix(out, n, *definition, 1)
+            np.testing.assert_allclose(matrix, want, atol=1e-6, err_msg=str(definition))
+            matrix = np.zeros((out, n))
+            matrix[np.arange(out), nearest] = found
+            np.testing.assert_array_equal(matrix, slow_matrix(out, n, *definition, 0))
+
+
 def test_a_row_sums_to_one_inside_and_to_zero_outside():
     got = matrices(
         jnp.asarray([-2.25]), jnp.asarray([0.875]), jnp.asarray([8]), order=1
