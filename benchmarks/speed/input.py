@@ -7,11 +7,13 @@ same scenes as 512x512 JPEGs, which the benchmark writes. There: OpenCV reads,
 albumentations does the config's augmentation (scale, crop, flip), two worker processes.
 Here: two threads decode, and augmentation is part of the jitted step; so there are rows
 without it (the host's work) and with it, jitted on the same processors. ``decoding``
-reads every file in every epoch. ``cached`` is what the later epochs of a run find in
-memory by default (data.cache_gb). A ratio above 1 means that segjax is the faster.
+reads every file in every epoch, with the extra [fast] unless it says without.
+``cached`` is what the later epochs of a run find in memory by default (data.cache_gb).
+A ratio above 1 means that segjax is the faster.
 """
 
 import json
+import multiprocessing
 import os
 import statistics
 import sys
@@ -21,17 +23,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from PIL import Image
 
 from benchmarks import record
+from benchmarks.speed.contest import Busy, spread
 from segjax import config as configs
 from segjax import setup
 from segjax.augment import augment_batch
 from segjax.batch import Batch, Source
 from segjax.config import Config
+from segjax.data import decoders
 from segjax.data.pairs import Pair
 from segjax.preprocessing import pair, preprocessing
 
@@ -198,6 +204,16 @@ def decoding(task: Task, use: Callable[[int, Batch], None]) -> Callable[[], floa
     return turn
 
 
+def by_pillow(turn: Callable[[], float]) -> Callable[[], float]:
+    """The turn as without the extra [fast]."""
+
+    def without() -> float:
+        with mock.patch.object(decoders, "_decoder", lambda format: None):
+            return turn()
+
+    return without
+
+
 def cached(task: Task, use: Callable[[int, Batch], None]) -> Callable[[], float]:
     """A turn that goes on in a pipeline which has seen the whole split."""
     config = task.config.copy_and_resolve_references()
@@ -240,12 +256,19 @@ def torch_loader(task: Task) -> Callable[[], float]:
     return turn
 
 
+def processes() -> list[Any]:
+    """The benchmark and the workers it has started, as Busy wants them."""
+    ids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    return [SimpleNamespace(process=SimpleNamespace(pid=number)) for number in ids]
+
+
 def contest(task: Task, rounds: int) -> dict[str, Any]:
     """A row: images/s by round of every contestant."""
     augment = augmentation(task)
     turns: dict[str, Callable[[], float]] = {
         "torch": torch_loader(task),
         "decoding": decoding(task, ignore),
+        "decoding, without [fast]": by_pillow(decoding(task, ignore)),
         "decoding + augmentation": decoding(task, augment),
         "cached": cached(task, ignore),
         "cached + augmentation": cached(task, augment),
@@ -253,7 +276,10 @@ def contest(task: Task, rounds: int) -> dict[str, Any]:
     difference = agree(task)
     images = task.batches * task.config.data.batch_size
     speeds: dict[str, list[float]] = {name: [] for name in turns}
+    busy = None
     for number in range(rounds + 1):
+        if number == 1:
+            busy = Busy(processes())
         for name, turn in turns.items():
             seconds = turn()
             if number:  # the first warms up: compilation, workers, the disk's cache
@@ -267,14 +293,9 @@ def contest(task: Task, rounds: int) -> dict[str, Any]:
         "size": list(pair(task.config.data.image_size)),
         "epochs": epochs,
         "mean_difference": difference,
+        "others_busy": round(busy.others(), 3) if busy else None,
         "images_per_s": speeds,
     }
-
-
-def spread(values: Sequence[float]) -> str:
-    """Median and range."""
-    middle = statistics.median(values)
-    return f"{middle:.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 def render(content: Mapping[str, Any]) -> str:
@@ -290,10 +311,11 @@ def render(content: Mapping[str, Any]) -> str:
                 name = f"run of {row['epochs']:g} epochs (from the two)"
             ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
             cells = [f"{statistics.median(values):.0f}" for values in (ours, theirs)]
-            rows.append([key, name, *cells, spread(ratios), len(ours)])
+            busy = f"{row['others_busy']:.0%}"
+            rows.append([key, name, *cells, spread(ratios), len(ours), busy])
     header = (
         *("data", "segjax", "segjax images/s", "DataLoader images/s"),
-        *("segjax : DataLoader", "rounds"),
+        *("segjax : DataLoader", "rounds", "others' CPU"),
     )
     return record.table(header, rows) + "\n\n" + record.where(content)
 
