@@ -69,13 +69,20 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if (h, w) == size:
         return image
     down = _triangle(h, size[0]) @ image.reshape(h, -1).astype(np.float32)
-    turned = down.reshape(size[0], w, channels).transpose(1, 0, 2)
+    turned = _turned(down.reshape(size[0], w, channels))
     across = _triangle(w, size[1]) @ turned.reshape(w, -1)
-    result = across.reshape(size[1], size[0], channels).transpose(1, 0, 2)
     if np.issubdtype(image.dtype, np.integer):
         limits = np.iinfo(image.dtype)
-        result = np.clip(np.rint(result), limits.min, limits.max)
-    return np.ascontiguousarray(result, dtype=image.dtype)
+        across = np.clip(np.rint(across), limits.min, limits.max)
+    result = across.reshape(size[1], size[0], channels).astype(image.dtype, copy=False)
+    return _turned(result)
+
+
+def _turned(array: np.ndarray) -> np.ndarray:
+    """[a, b, C] to [b, a, C], contiguous; a pixel is moved as one piece of memory."""
+    pixel = np.dtype((np.void, array.shape[2] * array.itemsize))
+    turned = np.ascontiguousarray(array.view(pixel)[:, :, 0].T)
+    return turned[:, :, None].view(array.dtype)
 
 
 def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
