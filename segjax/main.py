@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 COMMANDS = ("train", "evaluate", "predict", "import", "export", "plan", "bench-input")
-COMPUTING = ("train", "evaluate", "predict")
+COMPUTING = ("train", "evaluate", "predict", "bench-input")
 EXAMPLES = """\
 examples:
   segjax train --config configs/resnet_unet.py

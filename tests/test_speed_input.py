@@ -13,12 +13,13 @@ from benchmarks.speed import input as bench
 def test_the_table_by_hand():
     speeds = {"torch": [10.0, 20.0, 10.0], "decoding": [30.0, 40.0, 10.0]}
     row = {"images_per_s": speeds | {"run": [100.0] * 3}, "epochs": 20.0, "commit": "c"}
-    row["others_busy"] = 0.25
+    row |= {"others_busy": 0.25, "milliseconds": {"fit": 1.234}}
     platform = {"threads": 2, "processor": "P"}
     environment = {"platform": platform, "versions": {"python": "3"}}
     content = {"command": "x", "environment": environment, "rows": {"data": row}}
     first, second = bench.render(content).splitlines()[2:4]
     assert first == "| data | decoding | 30 | 10 | 2.00 (1.00-3.00) | 3 | 25% |"
+    assert "| data | fit | 1.23 |" in bench.render(content)
     assert second.startswith("| data | run of 20 epochs (from the two) | 100 | 10 | 10")
 
 

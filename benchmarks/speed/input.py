@@ -9,6 +9,7 @@ Here: two threads decode, and augmentation is part of the jitted step; so there 
 without it (the host's work) and with it, jitted on the same processors. ``decoding``
 reads every file in every epoch, with the extra [fast] unless it says without.
 ``cached`` is what the later epochs of a run find in memory by default (data.cache_gb).
+All run in huge memory pages, as segjax's launcher starts training.
 A ratio above 1 means that segjax is the faster.
 """
 
@@ -35,10 +36,11 @@ from benchmarks.speed.contest import Busy, spread
 from segjax import config as configs
 from segjax import setup
 from segjax.augment import augment_batch
-from segjax.batch import Batch, Source
+from segjax.batch import Batch, Example, Source
 from segjax.config import Config
-from segjax.data import decoders
+from segjax.data import decoders, files, pipeline
 from segjax.data.pairs import Pair
+from segjax.pages import use_huge_pages
 from segjax.preprocessing import pair, preprocessing
 
 RECORD = record.ROOT / "docs" / "results" / "speed_input.json"
@@ -256,6 +258,45 @@ def torch_loader(task: Task) -> Callable[[], float]:
     return turn
 
 
+def profile(task: Task, count: int = 16, repeats: int = 5) -> dict[str, float]:
+    """Milliseconds of one core per example, by operation; the least of the repeats."""
+    theirs, spec = Albumented(task), task.source.spec
+    size = pair(task.config.data.image_size)
+    pairs = task.pairs[:count]
+    examples = [task.source[index] for index in range(len(pairs))]
+    stored = [theirs.read(index) for index in range(len(pairs))]
+    one_thread(0)
+
+    def fit(example: Example) -> None:
+        pipeline.resize_image(example["image"], size)
+        pipeline.resize_label(example["label"], size)
+
+    def ids(one: Pair) -> None:
+        spec.apply(files.read_mask(one.mask), one.id)
+
+    operations: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]] = {
+        "segjax: image file": (lambda one: files.read_image(one.image, 3), pairs),
+        "segjax: mask file, ids": (ids, pairs),
+        "segjax: fit": (fit, examples),
+        "there: both files, ids": (theirs.read, range(len(pairs))),
+        "there: albumentations": (
+            lambda one: theirs.transform(image=one[0], mask=one[1]),
+            stored,
+        ),
+    }
+    found = {}
+    for name, (run, arguments) in operations.items():
+        times = []
+        for _ in range(repeats):
+            # Of the thread alone: what others do to the machine does not count.
+            begin = time.thread_time()
+            for argument in arguments:
+                run(argument)
+            times.append(time.thread_time() - begin)
+        found[name] = round(1000 * min(times) / len(pairs), 3)
+    return found
+
+
 def processes() -> list[Any]:
     """The benchmark and the workers it has started, as Busy wants them."""
     ids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
@@ -289,6 +330,7 @@ def contest(task: Task, rounds: int) -> dict[str, Any]:
     pairs = zip(speeds["decoding"], speeds["cached"], strict=True)
     speeds["run"] = [epochs / (1 / a + (epochs - 1) / b) for a, b in pairs]
     return {
+        "milliseconds": profile(task),
         "images": images,
         "size": list(pair(task.config.data.image_size)),
         "epochs": epochs,
@@ -317,7 +359,13 @@ def render(content: Mapping[str, Any]) -> str:
         *("data", "segjax", "segjax images/s", "DataLoader images/s"),
         *("segjax : DataLoader", "rounds", "others' CPU"),
     )
-    return record.table(header, rows) + "\n\n" + record.where(content)
+    times = [
+        [key, operation, f"{value:.2f}"]
+        for key, row in content["rows"].items()
+        for operation, value in row["milliseconds"].items()
+    ]
+    costs = record.table(("data", "operation", "ms of one core per example"), times)
+    return "\n\n".join([record.table(header, rows), costs, record.where(content)])
 
 
 def case(name: str, rounds: int, batches: int | None) -> dict[str, Any]:
@@ -338,6 +386,8 @@ def main() -> int:
     parser.add_argument("--batches", type=int, help="of a turn; default: an epoch's")
     parser.add_argument("--output", type=Path, default=RECORD, metavar="FILE")
     args = parser.parse_args()
+    # As segjax's launcher starts training; the DataLoader's workers inherit it.
+    use_huge_pages()
     names = ("camvid", "jpeg512")
     cases = {name: partial(case, name, args.rounds, args.batches) for name in names}
     chosen = record.chosen(cases, args.only)
