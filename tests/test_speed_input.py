@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import record
 from benchmarks.speed import input as bench
 
 
@@ -21,6 +22,11 @@ def test_the_table_by_hand():
     assert first == "| data | decoding | 30 | 10 | 2.00 (1.00-3.00) | 3 | 25% |"
     assert "| data | fit | 1.23 |" in bench.render(content)
     assert second.startswith("| data | run of 20 epochs (from the two) | 100 | 10 | 10")
+
+
+def test_the_page_has_the_tables_of_the_record():
+    page = (record.ROOT / "docs" / "speed_input.md").read_text()
+    assert bench.render(record.read(bench.RECORD)) in page
 
 
 @pytest.fixture
