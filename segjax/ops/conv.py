@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.ops import table
+from segjax.ops import filter_gradient, table
+from segjax.ops.apart import apart
 from segjax.ops.depthwise import depthwise
 from segjax.ops.resize import resize_nearest
 
@@ -58,6 +59,7 @@ def conv2d(
         strides,
         padding,
         groups,
+        dilation,
     )
     if chosen == "depthwise":
         return depthwise(strides, padding, dilation, x, kernel)
@@ -65,8 +67,8 @@ def conv2d(
         return _dot(x, kernel, strides)
     if chosen == "patches":
         return _patches(x, kernel, strides, padding, dilation)
-    if chosen in ("split", "gim"):
-        return _conv_gemm(padding, dilation, chosen, x, kernel)
+    if chosen in filter_gradient.FORMULATIONS:
+        return _conv_gemm(strides, padding, dilation, chosen, x, kernel)
     return _plain(x, kernel, strides, padding, dilation, groups)
 
 
@@ -109,83 +111,32 @@ def _patches(x, kernel, strides, padding, dilation):
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _conv_gemm(padding, dilation, formulation, x, kernel):
-    """Stride 1, one group; only the filter gradient differs from :func:`_plain`."""
-    return _plain(x, kernel, (1, 1), padding, dilation)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _conv_gemm(strides, padding, dilation, formulation, x, kernel):
+    """One group; only the filter gradient differs from :func:`_plain`."""
+    return _plain(x, kernel, strides, padding, dilation)
 
 
-def _conv_gemm_forward(padding, dilation, formulation, x, kernel):
-    return _plain(x, kernel, (1, 1), padding, dilation), (x, kernel)
+def _conv_gemm_forward(strides, padding, dilation, formulation, x, kernel):
+    return _plain(x, kernel, strides, padding, dilation), (x, kernel)
 
 
-def _conv_gemm_backward(padding, dilation, formulation, residuals, g):
+def _conv_gemm_backward(strides, padding, dilation, formulation, residuals, g):
     x, kernel = residuals
-    kh, kw = kernel.shape[:2]
-    reach = ((kh - 1) * dilation[0], (kw - 1) * dilation[1])
-    opposite = tuple(
-        (r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True)
-    )
-    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    dx = _plain(g, flipped, (1, 1), opposite, dilation)
-    gradient = _filter_split if formulation == "split" else _filter_gim
-    return dx, gradient(x, g, kernel.shape, padding, dilation).astype(kernel.dtype)
+    # Linear in x: the pull-back needs no value of the forward pass, which XLA drops.
+    _, pull = jax.vjp(lambda x: _plain(x, kernel, strides, padding, dilation), x)
+    gradient = filter_gradient.FORMULATIONS[formulation]
+    # Apart, or else every shifted copy computes what made x and g anew.
+    shape = kernel.shape
+    dk = apart(lambda x, g: gradient(x, g, shape, strides, padding, dilation), x, g)
+    return *pull(g), dk.astype(kernel.dtype)
 
 
 _conv_gemm.defvjp(_conv_gemm_forward, _conv_gemm_backward)
 
 
-def _filter_split(x, g, shape, padding, dilation):
-    """One product over pixels of (x at kw column shifts) and (g at kh row shifts)."""
-    kh, kw, c_in, c_out = shape
-    dh, dw = dilation
-    width = g.shape[2]
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    columns = [x[:, :, j * dw : j * dw + width] for j in range(kw)]
-    rows = [
-        jnp.pad(g, ((0, 0), (i * dh, (kh - 1 - i) * dh), (0, 0), (0, 0)))
-        for i in range(kh)
-    ]
-    product = _over_pixels(jnp.concatenate(columns, 3), jnp.concatenate(rows, 3))
-    return product.reshape(kw, c_in, kh, c_out).transpose(2, 0, 1, 3)
-
-
-def _filter_gim(x, g, shape, padding, dilation):
-    """One product over pixels of x and (g at all kh x kw shifts); for few outputs."""
-    kh, kw, c_in, c_out = shape
-    height, width = x.shape[1:3]
-    shifted = []
-    for i in range(kh):
-        for j in range(kw):
-            # Row h of x meets row h + top - i * dilation of g.
-            top = i * dilation[0] - padding[0][0]
-            left = j * dilation[1] - padding[1][0]
-            config = (
-                (0, 0, 0),
-                (top, height - top - g.shape[1], 0),
-                (left, width - left - g.shape[2], 0),
-                (0, 0, 0),
-            )
-            shifted.append(lax.pad(g, jnp.zeros((), g.dtype), config))
-    product = _over_pixels(x, jnp.concatenate(shifted, 3))
-    return product.reshape(c_in, kh, kw, c_out).transpose(1, 2, 0, 3)
-
-
-def _over_pixels(x, g):
-    """[C1, C2] = sum over batch and pixels of x[B, H, W, C1] g[B, H, W, C2]."""
-    # Two dimensions only: XLA:CPU transposes the whole operand for more, which costs
-    # as much as the product.
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    return lax.dot_general(
-        x.reshape(-1, x.shape[3]),
-        g.reshape(-1, g.shape[3]),
-        (((0,), (0,)), ((), ())),
-        preferred_element_type=wide,
-    )
-
-
 def _over_channels(x, matrix):
-    """x[B, H, W, Ci] times matrix[Ci, Co]; two dimensions as in _over_pixels."""
+    """x[B, H, W, Ci] times matrix[Ci, Co]; two dimensions as in filter_gradient."""
     y = lax.dot(x.reshape(-1, x.shape[3]), matrix)
     return y.reshape(*x.shape[:3], matrix.shape[1])
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from segjax.ops import table
+from segjax.ops.apart import apart
 from segjax.ops.conv import Padding, Pair, both_sides, pair
 
 
@@ -197,4 +198,12 @@ def _max_backward(window, strides, padding, size, first, g):
     return (lax.pad(dx, zero, ((0, 0, 0), *back, (0, 0, 0))),)
 
 
-_max_indexed.defvjp(_max_forward, _max_backward)
+def _max_forward_apart(window, strides, padding, size, x):
+    return apart(partial(_max_forward, window, strides, padding, size), x)
+
+
+def _max_backward_apart(window, strides, padding, size, first, g):
+    return apart(partial(_max_backward, window, strides, padding, size), first, g)
+
+
+_max_indexed.defvjp(_max_forward_apart, _max_backward_apart)

@@ -4,7 +4,7 @@ Every function takes ``platform`` ("cpu", "tpu", "gpu" or None, which means plai
 dtype and shapes without the batch dimension, and returns the formulation's name. Each
 formulation equals the plain one: forward and all gradients (tests/ops). The numbers
 behind the CPU rows are in the functions' comments: GF/s of XLA's own filter gradient
-against the formulation's, two AVX-512 cores, float32.
+against the formulation's, float32, an AVX-512 core (two of them in "dot", "patches").
 """
 
 from typing import Any
@@ -20,12 +20,13 @@ def conv(
     strides: tuple[int, int],
     padding: tuple[tuple[int, int], tuple[int, int]],
     groups: int,
+    dilation: tuple[int, int] = (1, 1),
 ) -> str:
     """Formulation of a convolution with ``kernel`` [kh, kw, Ci/groups, Co].
 
     Returns one of "plain", "dot" (1x1: a product over channels), "patches" (the taps
-    side by side, then one product), "split" and "gim" (filter gradient as one matrix
-    product; forward and input gradient are XLA's), "depthwise" (shifted multiply-adds).
+    side by side, then one product), "depthwise" (shifted multiply-adds), or one of
+    segjax.ops.filter_gradient, which leave forward and input gradient to XLA.
     """
     kh, kw, c_in, c_out = kernel
     if platform != "cpu":
@@ -38,12 +39,19 @@ def conv(
         return "dot"  # 6-17 -> 75-150
     if size[1] <= 2 and kw > 1:
         return "patches"  # 16 x 2x2, 512 -> 512, forward: 2 -> 89
-    if strides != (1, 1) or (kh, kw) != (3, 3) or c_in < 8:
+    if (kh, kw) != (3, 3) or c_in < 8:
         return "plain"
+    if strides != (1, 1):
+        return "taps" if c_in >= 32 else "plain"  # 16x16, 256 -> 512: 93 -> 118
+    if c_in >= 128 and 4 * c_out <= c_in:
+        return "gim"  # 128x128, 128 -> 32: 32 -> 61
+    one = padding == ((1, 1), (1, 1)) and dilation == (1, 1)
+    if one and size[1] % 2 == 0 and c_in >= 64 and c_out >= 32:
+        return "pairs"  # 64x64, 64 -> 64: 38 -> 78; split 48. 8x8, 512: 82 -> 92
     if c_in >= 128 and 2 * c_out <= c_in:
-        return "gim"  # 32x32, 768 -> 128 channels: 41 -> 139
-    if min(c_in, c_out) >= 32:
-        return "split"  # 64x64, 64 -> 64: 35 -> 54; 32x32, 128 -> 128: 48 -> 103
+        return "gim"  # 64x64, 128 -> 64: 29 -> 48
+    if min(c_in, c_out) >= 32 or (c_in >= 16 and c_out % 16):
+        return "split"  # 32x32, 128 -> 128: 44 -> 69; 256x256, 16 -> 21: 7 -> 18
     return "plain"  # 256x256, 32 -> 16: nothing beats XLA
 
 

@@ -40,7 +40,14 @@ CASES = [
     ((7, 9), (3, 3, 32, 40), 1, 1, 1, 1, "split"),
     ((8, 7), (3, 3, 33, 32), 1, 2, 2, 1, "split"),
     ((6, 8), (3, 3, 32, 32), 1, ((0, 2), (1, 0)), 1, 1, "split"),
-    ((5, 6), (3, 3, 128, 64), 1, 1, 1, 1, "gim"),
+    ((7, 6), (3, 3, 16, 21), 1, 1, 1, 1, "split"),
+    ((7, 6), (3, 3, 64, 40), 1, 1, 1, 1, "pairs"),
+    ((1, 4), (3, 3, 66, 64), 1, 1, 1, 1, "pairs"),
+    ((4, 8), (3, 3, 130, 64), 1, 1, 1, 1, "pairs"),
+    ((7, 8), (3, 3, 32, 9), 2, 1, 1, 1, "taps"),
+    ((9, 7), (3, 3, 40, 8), (2, 3), ((0, 1), (2, 1)), (1, 2), 1, "taps"),
+    ((5, 7), (3, 3, 128, 64), 1, 1, 1, 1, "gim"),
+    ((5, 6), (3, 3, 128, 32), 1, 1, 1, 1, "gim"),
     ((9, 8), (3, 3, 130, 20), 1, 4, (4, 3), 1, "gim"),
     ((6, 6), (3, 3, 128, 8), 1, ((0, 2), (1, 0)), 1, 1, "gim"),
     ((2, 2), (3, 3, 32, 40), 1, 1, 1, 1, "patches"),
@@ -60,9 +67,8 @@ def test_convolutions_agree(case):
     strides, dilation = conv.pair(strides), conv.pair(dilation)
     sides = conv.both_sides(padding)
     filters = (*shape[:2], shape[2] // groups, shape[3])
-    assert (
-        table.conv("cpu", jnp.float32, size, filters, strides, sides, groups)
-        == formulation
+    assert formulation == table.conv(
+        "cpu", jnp.float32, size, filters, strides, sides, groups, dilation
     )
     rng = np.random.default_rng(1)
     x = rng.normal(size=(2, *size, shape[2]))
