@@ -180,12 +180,14 @@ def contest(
 def compare_first(task: str, firsts: Mapping[str, float]) -> None:
     """What the timed programs themselves computed at first: loss, or mean class.
 
-    Dropout makes losses differ; classes differ where two logits are as good as equal.
-    Hence 2 %: to see another network, not another rounding.
+    Dropout makes losses differ (4 % in a MiT-B0 SegFormer); classes differ where two
+    logits are as good as equal. The limits are to see another network, not another
+    rounding.
     """
     ours = firsts[SEGJAX.name]
+    limit = {"training": 0.1, "inference": 0.02}[task]
     for name, value in firsts.items():
-        if not abs(value - ours) <= 0.02 * abs(ours):
+        if not abs(value - ours) <= limit * abs(ours):
             raise ValueError(
                 f"the first {task} step gives {ours} here but {value} by {name}: "
                 "nothing is timed"
