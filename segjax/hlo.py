@@ -33,6 +33,9 @@ FREE = (
     "parameter constant tuple get-tuple-element bitcast after-all partition-id "
     "replica-id add-dependency opt-barrier iota"
 ).split()
+# Between HBM and the chip's own memory, by the DMA engines: an operand comes closer
+# before it is needed, a result goes after it was made.
+PREFETCHES = ("copy-start", "slice-start")
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 CALLED = re.compile(
@@ -81,7 +84,8 @@ class Account:
 
     ``cycles`` are the compiler's estimates; ``bytes`` what the instructions read and
     write, by their logical shapes. ``unestimated`` maps what has no estimate (opcode,
-    or a custom call's target) to its bytes; ``collectives`` kind -> [count, bytes];
+    or a custom call's target) to its bytes; ``prefetched`` asynchronous copies, which
+    go on while others compute; ``collectives`` kind -> [count, bytes];
     ``scopes`` (module, pass) -> (cycles, bytes). ``unknown_loops`` are loops without a
     known trip count, counted once.
     """
@@ -90,6 +94,7 @@ class Account:
     bytes: int = 0
     bytes_once: int = 0  # every loop's body once, as XLA's own cost analysis counts
     unestimated: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    prefetched: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     collectives: dict[str, list[int]] = field(
         default_factory=lambda: defaultdict(lambda: [0, 0])
     )
@@ -321,6 +326,9 @@ def _add(instruction, known, times: int, total: Account, depth) -> None:
     total.bytes_once += moved
     _add_collectives(known, times, total, [instruction])
     kind = instruction.opcode.removesuffix("-start")
+    if instruction.opcode in PREFETCHES:
+        total.prefetched[kind] += times * moved
+        return
     if instruction.cycles is None:
         total.unestimated[instruction.target or kind] += times * moved
         return
@@ -339,6 +347,7 @@ def as_json(total: Account) -> dict[str, Any]:
             sorted(total.unestimated.items(), key=lambda item: -item[1])
         ),
         "share_without_estimate": total.unestimated_share,
+        "bytes_prefetched": dict(total.prefetched),
         "collectives": {
             kind: {"count": count, "bytes": size}
             for kind, (count, size) in sorted(total.collectives.items())

@@ -92,6 +92,9 @@ def _add_plan(added: argparse.ArgumentParser) -> None:
         "--classes", type=int, metavar="N", help="where the dataset is not here"
     )
     added.add_argument(
+        "--steps", nargs="+", choices=("train", "eval"), default=["train", "eval"]
+    )
+    added.add_argument(
         "--output", metavar="FILE.json", help="default: runs/plans/<config>_<topology>"
     )
 
@@ -252,6 +255,7 @@ def _plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:
             args.topology,
             batch_per_chip=args.batch_per_chip,
             classes=args.classes,
+            steps=args.steps,
         )
         found.append(result)
     stem = "_".join([*(r["config"] for r in found), args.topology.replace(":", "_")])

@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.ops import scores as scores_ops
+from segjax.ops.scores import Scores
+
 
 def _by_counting(cell: jax.Array, num_classes: int) -> jax.Array:
     """int32[K * K] by scatter-adding ones; cell K * K collects what is dropped."""
@@ -50,6 +53,17 @@ def confusion_matrix(
         return _by_products(truth, prediction, valid, num_classes)
     cell = jnp.where(valid, truth * num_classes + prediction, num_classes * num_classes)
     return _by_counting(cell, num_classes).reshape(num_classes, num_classes)
+
+
+def confusion_of_scores(
+    scores: Scores, label: jax.Array, num_classes: int, platform: str | None = None
+) -> jax.Array:
+    """:func:`confusion_matrix` of what a model's unfinished scores predict."""
+    counts = scores_ops.confusion_matrix(scores, label)
+    if counts is not None:
+        return counts
+    guess = scores_ops.predictions(scores)
+    return confusion_matrix(guess, label, num_classes, platform)
 
 
 class Confusion:

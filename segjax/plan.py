@@ -6,6 +6,8 @@ the compiler's estimate, not a measurement. Without libtpu the step is compiled 
 CPU, and only its cost analysis is told.
 """
 
+import dataclasses
+import gzip
 import hashlib
 import importlib.metadata
 import json
@@ -22,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import cache, chips, flops, hlo, logs, setup, sharding
+from segjax import cache, hlo, logs, setup, sharding
 from segjax.batch import LabelSpec
 from segjax.chips import Chip, chip_of
 from segjax.config import Config
@@ -72,6 +74,8 @@ def tpu_devices(topology: str) -> Sequence[Any] | None:
         return None
     # No TPU is asked for, so libtpu need not look for one.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # Nor keep others from it: several plans may be made at once.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", topology.replace(":", "-"))
     from jax.experimental import topologies
@@ -105,7 +109,7 @@ def progress(what: str, say: Callable[[str], None], every: float = 20.0):
 
 
 def lower_steps(
-    config: Config, data: Data, devices: Sequence[Any]
+    config: Config, data: Data, devices: Sequence[Any], names: Sequence[str] = STEPS
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """The steps as the run would make them, lowered, and their multiply-adds."""
     pre = preprocessing(config, data.channels)
@@ -122,8 +126,8 @@ def lower_steps(
     evaluation = parts.eval_step()
     arguments = {"train": (state, batch), "eval": (variables, eval_batch)}
     functions = {"train": train, "eval": evaluation}
-    lowered = {name: functions[name].lower(*arguments[name]) for name in STEPS}
-    macs = {name: count_macs(functions[name], *arguments[name]) for name in STEPS}
+    lowered = {name: functions[name].lower(*arguments[name]) for name in names}
+    macs = {name: count_macs(functions[name], *arguments[name]) for name in names}
     return lowered, macs
 
 
@@ -142,46 +146,59 @@ def abstract_batch(config: Config, data: Data, pre: Preprocessing, mesh) -> dict
     }
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """What is kept of a compiled step: the program's text and the compiler's sums.
+
+    ``flops`` and ``bytes`` are of XLA's cost analysis; ``peak`` and ``temporary`` bytes
+    of a device's memory; ``seconds`` what compiling took.
+    """
+
+    text: str
+    flops: float
+    bytes: float
+    peak: int
+    temporary: int
+    seconds: float
+
+
 def describe(
-    compiled: Any, chip: Chip, macs: int, images: int, devices: int, estimated: bool
+    compiled: Compiled, chip: Chip, macs: int, images: int, devices: int, tpu: bool
 ) -> dict[str, Any]:
     """What a compiled step costs one device.
 
     Args:
       macs: multiply-adds of the whole step, all devices.
       images: of the global batch.
-      estimated: whether the TPU's compiler made it.
+      tpu: whether the TPU's compiler made it, whose text has estimates.
     """
-    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    account = hlo.account(hlo.parse(compiled.as_text()))
+    account = hlo.account(hlo.parse(compiled.text))
     # XLA's analysis counts a loop's body once; the account knows how often it runs.
     repeated = account.bytes / max(account.bytes_once, 1)
-    peak = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes
-    )
-    work, moved = 2 * macs / devices, cost["bytes accessed"] * repeated
+    work, moved = 2 * macs / devices, compiled.bytes * repeated
     found = hlo.as_json(account)
     row: dict[str, Any] = {
         "model_flops": work,
-        "compiler_flops": cost["flops"],
+        "compiler_flops": compiled.flops,
         "bytes_accessed": moved,
         "intensity": work / moved,
-        "peak_bytes": peak,
-        "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": compiled.peak,
+        "temporary_bytes": compiled.temporary,
         "collectives": found["collectives"],
+        "compile_seconds": compiled.seconds,
     }
-    if not estimated:
+    if not tpu:
         return row
     bound = max(work / chip.flops, moved / chip.bandwidth)
     seconds = account.cycles / chip.clock
+    # As if nothing of what has no estimate happened while something else is computed.
+    extra = sum(account.unestimated.values()) + sum(account.prefetched.values())
+    longest = seconds + extra / chip.bandwidth
     return row | {
-        "fits": peak <= chip.hbm,
+        "fits": compiled.peak <= chip.hbm,
         "roofline_seconds": bound,
         "estimated_cycles": account.cycles,
+        "estimated_cycles_at_most": round(longest * chip.clock),
         "estimated_seconds": seconds,
         "estimated_images_per_s": images / seconds,
         "estimated_mfu": work / seconds / chip.flops,
@@ -191,27 +208,42 @@ def describe(
     }
 
 
-def _compiled_row(
-    name: str, lowered: Any, topology: str, say, analyse: Callable[[Any], dict]
-) -> dict[str, Any]:
-    """Compile and analyse, or take what was found for the same program before."""
+def compile_step(name: str, lowered: Any, topology: str, say) -> Compiled:
+    """Compile, or take what the cache has of the same program.
+
+    Kept is what the compiler said, not what :func:`describe` makes of it.
+    """
     versions = [importlib.metadata.version("jaxlib"), topology, str(_libtpu())]
-    # What is kept is the analysis: another version of it must not find it.
-    analysis = [Path(str(m.__file__)).read_text() for m in (hlo, chips, flops)]
-    analysis.append(Path(__file__).read_text())
-    text = "\n".join([*versions, *analysis, lowered.as_text()])
-    path = cache.folder("plans") / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+    text = "\n".join([*versions, lowered.as_text()])
+    stem = hashlib.sha256(text.encode()).hexdigest()
+    path = cache.folder("programs") / f"{stem}.json.gz"
     if path.is_file():
         say(f"{name} step: known from {path}")
-        return json.loads(path.read_text())
+        return Compiled(**json.loads(gzip.decompress(path.read_bytes())))
     begin = time.monotonic()
     with progress(f"compiling the {name} step for {topology}", say):
         compiled = lowered.compile()
-    row = analyse(compiled) | {"compile_seconds": round(time.monotonic() - begin, 1)}
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    peak = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    found = Compiled(
+        compiled.as_text(),
+        cost["flops"],
+        cost["bytes accessed"],
+        peak,
+        memory.temp_size_in_bytes,
+        round(time.monotonic() - begin, 1),
+    )
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(row))
+    content = json.dumps(dataclasses.asdict(found)).encode()
+    temporary.write_bytes(gzip.compress(content, 3, mtime=0))
     temporary.replace(path)
-    return row
+    return found
 
 
 def _libtpu() -> str | None:
@@ -229,15 +261,17 @@ def plan(
     *,
     batch_per_chip: int | None = None,
     classes: int | None = None,
+    steps: Sequence[str] = STEPS,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Compile both steps for a topology; returns what they cost one device.
+    """Compile the steps for a topology; returns what they cost one device.
 
     Args:
       name: the config's, for the report.
       topology: "v5e:4x4", "v4:2x2x1" ...
       batch_per_chip: images per chip instead of the config's global batch.
       classes: their number, where the dataset is not here.
+      steps: which of "train" and "eval".
 
     Raises:
       ValueError: an unknown topology, or a batch that does not fit it.
@@ -255,20 +289,14 @@ def plan(
     count = max(len(devices) // chip.per_chip, 1) if estimated else 1
     if batch_per_chip is not None:
         config.data.batch_size = batch_per_chip * count
-    lowered, macs = lower_steps(config, data, devices)
+    lowered, macs = lower_steps(config, data, devices, steps)
     images = config.data.batch_size
 
     def row(step: str) -> dict[str, Any]:
         where = topology if estimated else "cpu"
-        return _compiled_row(
-            step,
-            lowered[step],
-            where,
-            say,
-            lambda compiled: describe(
-                compiled, chip, macs[step], images, len(devices), estimated
-            ),
-        )
+        compiled = compile_step(step, lowered[step], where, say)
+        count = len(devices)
+        return describe(compiled, chip, macs[step], images, count, estimated)
 
     return {
         "config": name,
@@ -280,7 +308,7 @@ def plan(
         "image_size": list(pair(config.data.image_size)),
         "dtype": config.model.dtype,
         "hbm_bytes": chip.hbm if estimated else None,
-        "steps": {step: row(step) for step in STEPS},
+        "steps": {step: row(step) for step in steps},
         "environment": logs.environment() | {"libtpu": _libtpu()},
     }
 

@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 from segjax import sharding
 from segjax.augment import Augment, augment_batch, prepare_eval
 from segjax.losses import Loss
-from segjax.metrics import confusion_matrix
+from segjax.metrics import confusion_matrix, confusion_of_scores
 from segjax.ops.sampling import resize_logits
+from segjax.ops.scores import finish, predictions
 from segjax.optim import ema_update
 
 # Streams of random numbers; a number once given never changes its meaning, or old
@@ -79,24 +80,25 @@ def init_state(
 
 
 def _forward(model: nn.Module, loss: Loss, aux_weight: float, counts, key):
-    """The function (params, stats, images, labels, part) -> (loss, (stats, logits)).
+    """The function (params, stats, images, labels, part) -> (loss, (stats, scores)).
 
     ``part`` is the number of the accumulated part, so that each drops its own units.
     """
 
     def forward(params, batch_stats, images, labels, part):
-        logits, updates = model.apply(
+        scores, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
             images,
             train=True,
+            method="scores",
             mutable=["batch_stats", "auxiliary"],
             rngs={"dropout": jax.random.fold_in(key, part)},
         )
         with jax.named_scope("loss"):
-            value = loss.value(logits, labels, counts)
+            value = loss.of_scores(scores, labels, counts)
         for auxiliary in jax.tree.leaves(updates.get("auxiliary", {})):
             value += aux_weight * loss.value(auxiliary, labels, counts)
-        return value, (updates.get("batch_stats", {}), logits)
+        return value, (updates.get("batch_stats", {}), scores)
 
     return forward
 
@@ -112,17 +114,18 @@ def _gradients(
     """
     grad = jax.value_and_grad(forward, has_aux=True)
     if accumulate == 1:
-        (value, (stats, logits)), grads = grad(
+        (value, (stats, scores)), grads = grad(
             state.params, state.batch_stats, images, labels, 0
         )
-        matrix = confusion_matrix(jnp.argmax(logits, -1), labels, classes, platform)
+        with jax.named_scope("metrics"):
+            matrix = confusion_of_scores(scores, labels, classes, platform)
         return value, grads, stats, matrix
 
     def part(carry, batch):
         value, grads, stats, matrix = carry
         number, images, labels = batch
-        (v, (stats, logits)), g = grad(state.params, stats, images, labels, number)
-        matrix += confusion_matrix(jnp.argmax(logits, -1), labels, classes, platform)
+        (v, (stats, scores)), g = grad(state.params, stats, images, labels, number)
+        matrix += confusion_of_scores(scores, labels, classes, platform)
         return (value + v, jax.tree.map(jnp.add, grads, g), stats, matrix), None
 
     # Part i takes every accumulate-th example: each device keeps its own rows.
@@ -238,16 +241,22 @@ def make_eval_step(
         images = jax.lax.with_sharding_constraint(
             images.astype(dtype), sharding.image_sharding(mesh)
         )
-        logits: Any = model.apply(variables, images, train=False)
+        scores: Any = model.apply(variables, images, train=False, method="scores")
+        label = batch["label"].astype(jnp.int32)
         if resize:
             logits = resize_logits(
-                logits, batch["size"], batch["label_size"], batch["label"].shape[1:3]
+                finish(scores), batch["size"], batch["label_size"], label.shape[1:3]
             )
-        label = batch["label"].astype(jnp.int32)
-        prediction = jnp.argmax(logits, -1)
+            prediction = jnp.argmax(logits, -1)
+            value = loss.value(logits, label)
+            matrix = confusion_matrix(prediction, label, num_classes, platform)
+        else:
+            prediction = predictions(scores)
+            value = loss.of_scores(scores, label)
+            matrix = confusion_of_scores(scores, label, num_classes, platform)
         return {
-            "confusion": confusion_matrix(prediction, label, num_classes, platform),
-            "loss": loss.value(logits, label),
+            "confusion": matrix,
+            "loss": value,
             "prediction": prediction.astype(jnp.uint8),
         }
 

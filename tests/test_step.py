@@ -16,6 +16,7 @@ from segjax import step as steps
 from segjax.augment import Augment
 from segjax.batch import IGNORE
 from segjax.losses import build_loss
+from segjax.ops.scores import Rule, Scores, finish
 from segjax.optim import make_optimizer
 from tests.golden import inputs
 from tests.golden.make_one_step import PATH
@@ -30,8 +31,11 @@ class Tiny(nn.Module):
     norm: bool = True
     dtype: type = jnp.float64
 
-    @nn.compact
     def __call__(self, image, *, train=False):
+        return finish(self.scores(image, train=train))
+
+    @nn.compact
+    def scores(self, image, *, train=False):
         # No bias before batch norm: its gradient is noise, which Adam magnifies.
         x = nn.Conv(
             8, (3, 3), use_bias=False, dtype=self.dtype, param_dtype=self.dtype
@@ -46,7 +50,8 @@ class Tiny(nn.Module):
         x = nn.Conv(128, (3, 3), dtype=self.dtype, param_dtype=self.dtype)(nn.relu(x))
         x = nn.Conv(CLASSES, (3, 3), dtype=self.dtype, param_dtype=self.dtype)(x)
         self.sow("auxiliary", "first", x[..., :CLASSES] * 0.5)
-        return x
+        size = (x.shape[1], x.shape[2])
+        return Scores(x, Rule(size, size))
 
 
 def make_batch(examples=8, size=16, seed=0):

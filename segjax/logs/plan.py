@@ -26,6 +26,7 @@ ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("intensity", "FLOPs per byte", _count),
     ("roofline_seconds", "roofline bound", lambda s: f"{1000 * s:.2f} ms"),
     ("estimated_cycles", "estimated cycles", _count),
+    ("estimated_cycles_at_most", "at most, if no copy overlaps", _count),
     ("estimated_seconds", "estimated time", lambda s: f"{1000 * s:.2f} ms"),
     ("estimated_images_per_s", "estimated images/s, all chips", lambda x: f"{x:.0f}"),
     ("estimated_mfu", "estimated MFU", lambda x: f"{100 * x:.1f} %"),

@@ -46,6 +46,7 @@ from segjax.losses.pair import (
 from segjax.losses.pixel import cross_entropy, focal, ohem_cross_entropy
 from segjax.losses.region import dice, lovasz_softmax, tversky
 from segjax.names import check_known
+from segjax.ops.scores import Scores, cross_entropy_sum, finish
 
 LOSSES: dict[str, Callable[..., Pair]] = {
     f.__name__: f
@@ -126,6 +127,22 @@ class Loss:
             (w * terms[n] for n, w in zip(self.names, self.weights, strict=True)),
             start=jnp.zeros((), next(iter(terms.values())).dtype),
         )
+
+    @property
+    def _sums_cross_entropy(self) -> bool:
+        """Whether the value is the plain sum of every pixel's cross-entropy."""
+        plain = not any(self.options[0].values())
+        return self.names == ("cross_entropy",) and plain
+
+    def of_scores(
+        self, scores: Scores, labels: jax.Array, counts: jax.Array | None = None
+    ) -> jax.Array:
+        """:meth:`value` of a model's unfinished scores, in their own form if it can."""
+        if not self._sums_cross_entropy:
+            return self.value(finish(scores), labels, counts)
+        total = cross_entropy_sum(scores, labels)
+        count = (self.counts(labels) if counts is None else counts)[0]
+        return self.weights[0] * ratio(total, count)
 
 
 def build_loss(

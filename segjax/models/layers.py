@@ -17,8 +17,10 @@ import jax.numpy as jnp
 from segjax.models.dense import Dense, LayerNorm
 from segjax.models.drop import DropPath
 from segjax.ops import conv as conv_ops
+from segjax.ops import lanes, packed, table
 from segjax.ops import norm as norm_ops
 from segjax.ops import pool as pool_ops
+from segjax.ops.packed import Packed
 
 Initializer = Callable[..., jax.Array]
 
@@ -88,7 +90,9 @@ def octaves(
 class Conv(nn.Module):
     """Convolution with parameters ``kernel`` [kh, kw, Ci/groups, Co] and ``bias``.
 
-    ``padding`` None keeps the size at stride 1: dilation * (kernel - 1) / 2.
+    ``padding`` None keeps the size at stride 1: dilation * (kernel - 1) / 2. A packed
+    map (:mod:`segjax.ops.packed`) gives a packed one; with ``fill_lanes`` it gets more
+    channels than ``features``, with the value NEVER, so that the lanes are full.
     """
 
     features: int
@@ -98,6 +102,7 @@ class Conv(nn.Module):
     dilation: int = 1
     groups: int = 1
     use_bias: bool = True
+    fill_lanes: bool = False
     kernel_init: Initializer = kaiming_normal_fan_out
     bias_init: Initializer = nn.initializers.zeros_init()
     dtype: Any = jnp.float32
@@ -115,8 +120,10 @@ class Conv(nn.Module):
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x[B, H, W, Ci] -> [B, H', W', Co] in the compute dtype."""
+    def __call__(self, x):
+        """x[B, H, W, Ci] -> [B, H', W', Co] in the compute dtype, or both packed."""
+        if isinstance(x, Packed):
+            return self._packed(x)
         kernel, bias = self.weights(x.shape[3])
         padding = self.padding
         if padding is None:
@@ -132,16 +139,34 @@ class Conv(nn.Module):
         )
         return y if bias is None else y + bias[None, None, None, :]
 
+    def _packed(self, x: Packed) -> Packed:
+        kernel, bias = self.weights(x.channels)
+        if self.fill_lanes:
+            more = packed.filled(self.features) - self.features
+            kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, more)))
+            bias = jnp.zeros(self.features, self.dtype) if bias is None else bias
+            bias = jnp.pad(bias, (0, more), constant_values=lanes.NEVER)
+        y = packed.conv(Packed(x.array.astype(self.dtype)), kernel)
+        return y if bias is None else packed.add_bias(y, bias)
+
 
 class UpsampledConv(Conv):
-    """3x3 convolution of (nearest-upsampled x, skip); parameters as :class:`Conv`'s."""
+    """3x3 convolution of (nearest-upsampled x, skip); parameters as :class:`Conv`'s.
+
+    ``pack``: the result is packed (:mod:`segjax.ops.packed`); there is no skip then.
+    """
+
+    pack: bool = False
 
     @nn.compact
     def __call__(  # type: ignore[override]
         self, x: jax.Array, skip: jax.Array | None, size: tuple[int, int]
-    ) -> jax.Array:
+    ) -> jax.Array | Packed:
         """x[B, h, w, Cx], skip[B, *size, Cs] or None -> [B, *size, Co]."""
         kernel, bias = self.weights(x.shape[3] + (0 if skip is None else skip.shape[3]))
+        if self.pack:
+            y = packed.conv_upsampled(x.astype(self.dtype), kernel)
+            return y if bias is None else packed.add_bias(y, bias)
         y = conv_ops.conv_upsampled(
             x.astype(self.dtype),
             None if skip is None else skip.astype(self.dtype),
@@ -209,11 +234,16 @@ class Norm(nn.Module):
     platform: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """x[B, H, W, C] -> the same shape and dtype."""
+    def __call__(self, x, train: bool):
+        """x[B, H, W, C], perhaps packed -> the same shape and dtype."""
+        if isinstance(x, Packed):
+            return Packed(self._normalize(x.array, x.channels, train))
+        return self._normalize(x, x.shape[3], train)
+
+    def _normalize(self, x: jax.Array, width: int, train: bool) -> jax.Array:
         if self.kind == "none":
             return nn.relu(x) if self.relu else x
-        channels = (x.shape[3],)
+        channels = (width,)
         ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
         scale = self.param("scale", ones, channels, self.param_dtype)
         bias = self.param("bias", zeros, channels, self.param_dtype)
@@ -241,10 +271,11 @@ class Norm(nn.Module):
             eps=self.eps,
             relu=self.relu,
             groups=self.groups,
+            shift=mean.value,
             platform=self.platform,
         )
         if not self.is_initializing():
-            count = x.size // x.shape[3] // self.groups
+            count = x.size // scale.size // self.groups
             unbiased = now_var * (count / max(count - 1, 1))
             keep = self.momentum
             mean.value = (keep * mean.value + (1 - keep) * now_mean).astype(dtype)
@@ -291,6 +322,15 @@ class Layers:
         """An :class:`UpsampledConv`, otherwise as :meth:`conv_before_norm`."""
         options = {"use_bias": self.norm_kind == "none", **options}
         return self._conv(UpsampledConv, features, 3, options)
+
+    def packs(self, size: tuple[int, int], target: tuple[int, int]) -> bool:
+        """Whether what is upsampled from ``size`` to the image's ``target`` is packed.
+
+        Norms over groups of channels, or of each pixel, have no packed form.
+        """
+        doubled = target == (2 * size[0], 2 * size[1])
+        possible = doubled and self.norm_kind in ("batch", "none")
+        return possible and table.full_resolution(self.platform, target) == "packed"
 
     def conv_transpose(
         self, features: int, kernel_size: int, strides: int, **options

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from segjax.models.heads import FCNHead
 from segjax.models.layers import Layers
+from segjax.ops.packed import Packed
 from segjax.ops.scores import Rule, Scores, finish
 
 
@@ -51,9 +52,15 @@ class Segmenter(nn.Module):
                 self.num_classes,
                 self.decoder.head_kernel,
                 kernel_init=self.decoder.head_init,
+                fill_lanes=True,
                 name="head",
             )(array)
-        rule = Rule(size=size, crop=crop, align_corners=self.align_corners)
+        rule = Rule(
+            size=size,
+            crop=crop,
+            align_corners=self.align_corners,
+            platform=self.layers.platform,
+        )
         if self.auxiliary is not None and (train or self.is_initializing()):
             which = getattr(self.encoder, "auxiliary_map", -2)
             scores = self.auxiliary(features.maps[which], train)
@@ -65,6 +72,8 @@ class Segmenter(nn.Module):
                 reduce_fn=lambda before, now: now,
                 init_fn=lambda: jnp.zeros(()),
             )
+        if isinstance(array, Packed):
+            return Scores(array.array, rule._replace(packed=self.num_classes))
         return Scores(array, rule)
 
     def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:

@@ -22,7 +22,8 @@ def batch_norm(
 ) -> jax.Array:
     """Normalise x[B, H, W, C] with given statistics [C] (Ioffe & Szegedy 2015).
 
-    Computed as one multiply-add in at least float32; returns the dtype of ``x``.
+    Computed as one multiply-add in at least float32; returns the dtype of ``x``, which
+    may be packed (:mod:`segjax.ops.packed`): a multiple of C channels.
     """
     factor = scale * lax.rsqrt(var + eps)
     return _affine(x, factor, bias - mean * factor, relu)
@@ -36,13 +37,18 @@ def batch_norm_train(
     eps: float = 1e-5,
     relu: bool = False,
     groups: int = 1,
+    shift: jax.Array | None = None,
     platform: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalise x[B, H, W, C] with its own statistics: (y, mean[C], variance[C]).
 
     The variance is the biased one. Mean and variance are for the running statistics
     and carry no gradient. Under jit a batch that is sharded over a mesh has global
-    statistics.
+    statistics. ``x`` may be packed (:mod:`segjax.ops.packed`).
+
+    ``shift`` [C] is a guess of the mean, such as the running one. Statistics of one
+    pass take squares of x - shift, which cancel the less the better the guess is; they
+    lose about log10((mean - shift)^2 / variance) digits.
 
     With ``groups`` > 1 each of so many runs of B / groups examples is normalised with
     its own statistics; mean and variance are the means of theirs. Where a group lies
@@ -51,8 +57,13 @@ def batch_norm_train(
     Raises:
       ValueError: the groups do not divide B.
     """
-    fused = table.batch_norm(platform) == "fused"
-    function: Any = partial(_fused if fused else _normalize, eps, relu)
+    chosen = table.batch_norm(platform)
+    if chosen == "fused" and x.shape[3] == scale.size:
+        function: Any = partial(_fused, eps, relu)
+    else:
+        if shift is not None:
+            shift = lax.stop_gradient(shift)
+        function = partial(_normalize, eps, relu, shift=shift, how=chosen)
     if groups == 1:
         y, mean, var = function(x, scale, bias)
         return y, lax.stop_gradient(mean), lax.stop_gradient(var)
@@ -70,23 +81,42 @@ def _wide(x):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _row(vector):
-    return vector[None, None, None, :]
+def _row(vector, channels=None):
+    """[1, 1, 1, channels]: the vector, repeated for every phase of a packed map."""
+    return jnp.tile(vector, (channels or vector.size) // vector.size)[None, None, None]
 
 
 def _affine(x, factor, offset, relu):
-    y = _wide(x) * _row(factor) + _row(offset)
+    channels = x.shape[3]
+    y = _wide(x) * _row(factor, channels) + _row(offset, channels)
     return (jax.nn.relu(y) if relu else y).astype(x.dtype)
 
 
-def _statistics(x):
+def _mean(x, channels):
+    """[C]: the mean over batch, pixels and the phases of a packed map."""
+    return jnp.mean(jnp.mean(x, (0, 1, 2)).reshape(-1, channels), 0)
+
+
+def _statistics(x, channels):
     """Mean and biased variance [C]; two passes, as the squares' mean cancels."""
-    mean = jnp.mean(_wide(x), (0, 1, 2))
-    return mean, jnp.mean(jnp.square(_wide(x) - _row(mean)), (0, 1, 2))
+    mean = _mean(_wide(x), channels)
+    return mean, _mean(jnp.square(_wide(x) - _row(mean, x.shape[3])), channels)
 
 
-def _normalize(eps, relu, x, scale, bias):
-    mean, var = _statistics(x)
+def _statistics_of_one_pass(x, channels, shift):
+    """Mean and biased variance [C] from sums of x - shift and of its square."""
+    if shift is None:
+        shift = jnp.zeros(channels)
+    centred = _wide(x) - _row(shift, x.shape[3]).astype(_wide(x).dtype)
+    mean, square = _mean(centred, channels), _mean(jnp.square(centred), channels)
+    return mean + shift, jnp.maximum(square - jnp.square(mean), 0)
+
+
+def _normalize(eps, relu, x, scale, bias, shift=None, how="plain"):
+    if how == "one_pass":
+        mean, var = _statistics_of_one_pass(x, scale.size, shift)
+    else:
+        mean, var = _statistics(x, scale.size)
     return batch_norm(x, scale, bias, mean, var, eps=eps, relu=relu), mean, var
 
 

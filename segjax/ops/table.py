@@ -75,11 +75,24 @@ def sample(platform: str | None) -> str:
     return "gather" if platform == "cpu" else "plain"
 
 
+def full_resolution(platform: str | None, size: tuple[int, int]) -> str:
+    """Return "plain" or "packed": the last stage, head and loss of a U-Net.
+
+    ``size`` is the image's. Packed (:mod:`segjax.ops.packed`) a TPU's lanes are full.
+    """
+    even = size[0] % 2 == 0 and size[1] % 2 == 0
+    return "packed" if platform == "tpu" and even else "plain"
+
+
 def max_pool(platform: str | None) -> str:
     """Return "plain" (select-and-scatter backward) or "indexed" (75 ms -> 10 ms)."""
     return "indexed" if platform == "cpu" else "plain"
 
 
 def batch_norm(platform: str | None) -> str:
-    """Return "plain" or "fused": a written-out backward that reads x and g twice."""
-    return "fused" if platform == "cpu" else "plain"
+    """Return "plain", "fused" or "one_pass".
+
+    "fused": a written-out backward that reads x and g twice. "one_pass": statistics
+    that read x once, in the same pass as the convolution before.
+    """
+    return {"cpu": "fused", "tpu": "one_pass"}.get(platform or "", "plain")

@@ -104,7 +104,9 @@ class MAnet(nn.Module):
         )(features.maps[-1])
         plain, fusion = layers.block(Block), layers.block(FusionBlock)
         for i, (target, width) in enumerate(path):
-            block = plain if target.map is None else fusion
+            block = fusion
+            if target.map is None:
+                block = partial(plain, last=i == len(path) - 1)
             x = block(
                 features=width, size=target.size, layers=layers, name=f"block{i}"
             )(x, train, target.map)

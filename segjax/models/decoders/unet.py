@@ -20,19 +20,25 @@ from segjax.models.naming import Name, Parts
 
 
 class Block(nn.Module):
-    """Upsample (nearest), join the skip, twice convolution - norm - ReLU."""
+    """Upsample (nearest), join the skip, twice convolution - norm - ReLU.
+
+    The ``last`` one, at the image's size, gives a packed map where that is faster
+    (:mod:`segjax.ops.packed`).
+    """
 
     features: int
     size: tuple[int, int]
     layers: Layers
+    last: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, skip: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, skip: jax.Array | None):
         """x[B, h, w, C], skip[B, *size, Cs] or None -> [B, *size, features]."""
         layers = self.layers
-        x = layers.upsampled_conv_before_norm(self.features, name="conv1")(
-            x, skip, self.size
-        )
+        pack = self.last and layers.packs((x.shape[1], x.shape[2]), self.size)
+        x = layers.upsampled_conv_before_norm(
+            self.features, pack=pack and skip is None, name="conv1"
+        )(x, skip, self.size)
         x = layers.norm(relu=True, name="bn1")(x, train)
         x = layers.conv_before_norm(self.features, name="conv2")(x)
         return layers.norm(relu=True, name="bn2")(x, train)
@@ -114,7 +120,11 @@ class UNet(nn.Module):
         path = halvings(features, self.strides, size, self.decoder_channels)
         for i, (target, width) in enumerate(path):
             x = block(
-                features=width, size=target.size, layers=layers, name=f"block{i}"
+                features=width,
+                size=target.size,
+                layers=layers,
+                last=i == len(path) - 1,
+                name=f"block{i}",
             )(x, train, target.map)
         return x
 

@@ -1,0 +1,189 @@
+"""Loss and counts on scores whose pixels lie side by side in the lanes.
+
+``scores`` [B, h, w, P * L] hold P pixels of L classes each, of which ``num_classes``
+are real and the others NEVER. A reduction over the classes of one pixel would be one
+over a part of the lanes; here sums are products with constant matrices of ones, which
+leave each pixel's sum in all its lanes, so that nothing changes its layout.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from segjax.batch import IGNORE
+from segjax.ops.cross_entropy import reduce_dtype
+
+NEVER = -1e4
+"""Score of a class that does not exist: its exponential is 0 beside any other."""
+
+
+def _ids(lanes: int, phases: int, num_classes: int) -> np.ndarray:
+    """int32[lanes]: the class of every lane, -1 where there is none."""
+    ids = np.arange(lanes) % (lanes // phases)
+    return np.where(ids < num_classes, ids, -1).astype(np.int32)
+
+
+def _row(vector, ndim=4):
+    return jnp.asarray(vector).reshape((1,) * (ndim - 1) + (-1,))
+
+
+def spread_labels(
+    labels: jax.Array,
+    window: tuple[int, int],
+    lanes: int,
+    pixels: tuple[int, int] | None = None,
+) -> jax.Array:
+    """Every pixel's label in all of its lanes: bfloat16[B, h, w, lanes].
+
+    Args:
+      labels: int[B, H, W], ids up to 255.
+      window: (rows, columns) of labels that share a place: H = rows * h.
+      lanes: P * L, where P pixels lie side by side.
+      pixels: (begin, end) of those P in the window, in row order; None for all.
+    """
+    count = window[0] * window[1]
+    begin, end = pixels or (0, count)
+    kernel = np.zeros((count, lanes), np.float32)
+    for lane in range(lanes):
+        kernel[begin + lane * (end - begin) // lanes, lane] = 1
+    # As a convolution, which leaves the labels' layout to the compiler. Ids up to 256
+    # are exact in bfloat16.
+    return lax.conv_general_dilated(
+        labels[..., None].astype(jnp.bfloat16),
+        jnp.asarray(kernel.reshape(*window, 1, lanes), jnp.bfloat16),
+        window,
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _per_phase(reduction, values, phases, neutral):
+    """The reduction over each phase's lanes, in all of them."""
+    if phases == 1:
+        return reduction(values, -1, keepdims=True)
+    lanes = values.shape[-1]
+    phase = _row(np.arange(lanes) // (lanes // phases))
+    wide = jnp.asarray(neutral, values.dtype)
+    for p in range(phases):
+        one = reduction(jnp.where(phase == p, values, neutral), -1, keepdims=True)
+        wide = jnp.where(phase == p, one, wide)
+    return wide
+
+
+def _sum_per_phase(values, phases, precision):
+    """Sums over each phase's lanes, in all of them: one product."""
+    if phases == 1:
+        return jnp.sum(values, -1, keepdims=True)
+    lanes = values.shape[-1]
+    ones = np.kron(np.eye(phases), np.ones((lanes // phases,) * 2))
+    ones = jnp.asarray(ones, values.dtype)
+    return jnp.einsum("bhwl,lm->bhwm", values, ones, precision=precision)
+
+
+def cross_entropy_sum(
+    scores: jax.Array, spread: jax.Array, phases: int, num_classes: int
+) -> jax.Array:
+    """The sum over all pixels of their cross-entropy, in nats; IGNORE counts 0.
+
+    Args:
+      scores: float[B, h, w, lanes].
+      spread: :func:`spread_labels`.
+      phases: pixels side by side.
+      num_classes: of a pixel.
+
+    Returns:
+      float32[] (float64 for float64 scores).
+    """
+    return _total(phases, num_classes, scores, spread)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _total(phases, num_classes, scores, spread):
+    return _pieces(phases, num_classes, scores, spread)[0]
+
+
+def _pieces(phases, num_classes, scores, spread):
+    """Total, exponentials, their sums and whether a lane is its pixel's class."""
+    x = scores.astype(reduce_dtype(scores.dtype))
+    # The maximum in the scores' own type: nothing wider is stored.
+    z = x - _per_phase(jnp.max, scores, phases, -jnp.inf).astype(x.dtype)
+    e = jnp.exp(z)
+    # TPUs would round the terms to bfloat16, 8 bits; these keep 16 of them, or all.
+    exact = lax.Precision.HIGHEST
+    precision = lax.Precision.HIGH if scores.dtype == jnp.bfloat16 else exact
+    total = _sum_per_phase(e, phases, precision)
+    ids = _row(_ids(x.shape[-1], phases, num_classes)).astype(spread.dtype)
+    hit = spread == ids
+    loss = jnp.sum(jnp.where(hit, jnp.log(total) - z, 0))
+    return loss, e, total, hit
+
+
+def _forward(phases, num_classes, scores, spread):
+    loss, e, total, hit = _pieces(phases, num_classes, scores, spread)
+    # The slope itself is kept, in the scores' type: the loss is one number, so its
+    # gradient is a multiple of the slope, and the scores need not be read again.
+    probability = e / total
+    slope = jnp.where(hit, probability - 1, probability)
+    slope = jnp.where(spread == IGNORE, 0, slope)
+    return loss, slope.astype(scores.dtype)
+
+
+def _backward(phases, num_classes, slope, g):
+    wide = slope.astype(g.dtype) * g
+    return wide.astype(slope.dtype), None
+
+
+_total.defvjp(_forward, _backward)
+
+
+def _guesses(scores, phases):
+    """bool[B, h, w, lanes]: whether the lane is its pixel's first best class."""
+    best = scores == _per_phase(jnp.max, scores, phases, -jnp.inf)
+    # How many of the best come before each lane, among its pixel's: a product with a
+    # triangle of ones, exact in bfloat16 as both are zeros and ones.
+    before = np.kron(
+        np.eye(phases), np.triu(np.ones((scores.shape[-1] // phases,) * 2), 1)
+    )
+    count = jnp.einsum(
+        "bhwl,lm->bhwm",
+        best.astype(jnp.bfloat16),
+        jnp.asarray(before, jnp.bfloat16),
+        preferred_element_type=jnp.float32,
+    )
+    return best & (count == 0)
+
+
+def predictions(scores: jax.Array, phases: int) -> jax.Array:
+    """int32[B, h, w, P]: the class with the best score, the first of equal ones."""
+    lanes = scores.shape[-1]
+    ids = np.kron(np.eye(phases), np.arange(lanes // phases)[:, None])
+    found = jnp.einsum(
+        "bhwl,lp->bhwp",
+        _guesses(scores, phases).astype(jnp.bfloat16),
+        jnp.asarray(ids, jnp.bfloat16),  # exact up to 256
+        preferred_element_type=jnp.float32,
+    )
+    return found.astype(jnp.int32)
+
+
+def confusion_matrix(
+    scores: jax.Array, spread: jax.Array, phases: int, num_classes: int
+) -> jax.Array:
+    """int32[K, K]: rows the truth, columns the class with the best score."""
+    lanes = scores.shape[-1]
+    ids = _row(_ids(lanes, phases, num_classes))
+    truth = spread == ids.astype(spread.dtype)
+    # Image by image: float32 counts exactly up to 2^24.
+    counts = jnp.einsum(
+        "bhwt,bhwp->btp",
+        truth.astype(jnp.bfloat16),
+        _guesses(scores, phases).astype(jnp.bfloat16),
+        preferred_element_type=jnp.float32,
+    )
+    counts = jnp.sum(counts.astype(jnp.int32), 0, dtype=jnp.int32)
+    counts = counts.reshape(phases, lanes // phases, phases, lanes // phases)
+    own = sum(counts[p, :, p] for p in range(phases))
+    return own[:num_classes, :num_classes]

@@ -1,0 +1,106 @@
+"""Models for a TPU, run here: loss, counts and gradients are the plain ones'."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax import models
+from segjax.batch import IGNORE
+from segjax.losses import build_loss
+from segjax.metrics import confusion_of_scores
+from segjax.models import decoders
+from segjax.models.layers import Features, Layers
+from segjax.models.segmenter import Segmenter
+from segjax.ops.scores import finish, predictions
+
+CLASSES = 5
+
+
+class TwoMaps(nn.Module):
+    """An encoder that costs nothing to compile: maps at strides 2 and 4."""
+
+    strides = (2, 4)
+
+    @nn.compact
+    def __call__(self, image, *, train):
+        fine = image[:, ::2, ::2]
+        deep = fine[:, ::2, ::2]
+        return Features((fine, jnp.concatenate([deep, -deep], 3)))
+
+
+def make(platform, decoder):
+    layers = Layers(platform=platform, dtype=jnp.float64, param_dtype=jnp.float64)
+    kind = getattr(decoders, decoder)
+    made = kind(layers=layers, strides=(2, 4))
+    return Segmenter(TwoMaps(), made, CLASSES, 3, layers)
+
+
+def evaluate(platform, decoder, image, labels):
+    """Loss, gradients, new statistics, counts, predictions and logits."""
+    model = make(platform, decoder)
+
+    @jax.jit
+    def run(image):
+        variables = make(None, decoder).init(jax.random.key(0), image)
+
+        def loss(params):
+            scores, new = model.apply(
+                {"params": params, "batch_stats": variables["batch_stats"]},
+                image,
+                train=True,
+                mutable=["batch_stats"],
+                method="scores",
+            )
+            value = build_loss("cross_entropy").of_scores(scores, labels)
+            both = build_loss("cross_entropy+dice").of_scores(scores, labels)
+            matrix = confusion_of_scores(scores, labels, CLASSES, platform)
+            found = (new, matrix, predictions(scores), finish(scores))
+            packed = jnp.asarray(scores.rule.packed is not None)
+            return value + both, (packed, *found)
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    (value, (packed, *rest)), grads = run(image)
+    return bool(packed), (value, grads, *rest)
+
+
+SLOW = [pytest.param(d, marks=pytest.mark.slow) for d in ("unetplusplus", "manet")]
+
+
+@pytest.mark.parametrize("decoder", ["unet", *SLOW])
+def test_the_packed_stage_changes_nothing(decoder):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        image = jnp.asarray(rng.normal(size=(2, 16, 24, 3)))
+        labels = rng.integers(0, CLASSES, (2, 16, 24))
+        labels[:, :5] = IGNORE
+        packed, ours = evaluate("tpu", decoder, image, jnp.asarray(labels))
+        plain, theirs = evaluate(None, decoder, image, jnp.asarray(labels))
+    assert packed and not plain
+
+    def close(a, b):
+        scale = max(float(np.abs(b).max()), 1e-3)
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * scale)
+
+    jax.tree.map(close, ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "size, norm, packed",
+    [((32, 32), "batch", True), ((31, 32), "batch", False), ((32, 32), "group", False)],
+)
+def test_when_a_stage_is_packed(size, norm, packed):
+    model = models.build("resnet18", "unet", CLASSES, platform="tpu", norm=norm)
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    scores = jax.eval_shape(
+        lambda v, x: model.apply(v, x, method="scores"), shapes, image
+    )
+    assert (scores.rule.packed == CLASSES) == packed
+    plain = models.build("resnet18", "unet", CLASSES, norm=norm)
+    wanted = jax.eval_shape(plain.init, jax.random.key(0), image)
+    assert jax.tree.map(lambda a: a.shape, shapes) == jax.tree.map(
+        lambda a: a.shape, wanted
+    )

@@ -1,0 +1,94 @@
+"""Loss and counts over lanes against NumPy on the unpacked scores."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from segjax.batch import IGNORE
+from segjax.ops import lanes, packed
+
+PHASES = 4
+
+
+def make(classes, seed=0, dtype=np.float32, spread=3.0, filled=32):
+    """(scores packed and filled up, logits [B, H, W, K], labels)."""
+    rng = np.random.default_rng(seed)
+    logits = (spread * rng.normal(size=(2, 4, 6, classes))).astype(dtype)
+    labels = rng.integers(0, classes, (2, 4, 6))
+    labels[rng.random(labels.shape) < 0.2] = IGNORE
+    full = np.full((2, 4, 6, filled), lanes.NEVER, dtype)
+    full[..., :classes] = logits
+    return packed.pack(jnp.asarray(full)).array, logits, jnp.asarray(labels)
+
+
+def oracle(logits, labels):
+    """Sum of the cross-entropies, and its slope [B, H, W, K], in float64."""
+    logits, labels = logits.astype(np.float64), np.asarray(labels)
+    log_p = log_softmax(logits, -1)
+    valid = labels != IGNORE
+    one_hot = np.eye(logits.shape[-1])[np.where(valid, labels, 0)]
+    total = -(one_hot * log_p).sum(-1)[valid].sum()
+    return total, (np.exp(log_p) - one_hot) * valid[..., None]
+
+
+def unpacked(array, classes):
+    return np.asarray(packed.unpack(packed.Packed(array)))[..., :classes]
+
+
+@pytest.mark.parametrize("classes, filled", [(1, 32), (21, 32), (40, 64), (254, 256)])
+@pytest.mark.parametrize("spread", [3.0, 1000.0])
+def test_cross_entropy_and_its_gradient(classes, filled, spread):
+    # With a spread of 1000 the best scores of neighbours lie further apart than any
+    # exponential reaches: each pixel needs its own maximum.
+    with jax.enable_x64(True):
+        scores, logits, labels = make(classes, 1, np.float64, spread, filled)
+        spread_labels = lanes.spread_labels(labels, (2, 2), scores.shape[3])
+
+        def loss(scores):
+            return 0.5 * lanes.cross_entropy_sum(scores, spread_labels, 4, classes)
+
+        value, slope = jax.value_and_grad(loss)(scores)
+        total, wanted = oracle(logits, labels)
+        np.testing.assert_allclose(value, 0.5 * total, rtol=1e-12)
+        got = unpacked(slope, filled)
+        np.testing.assert_allclose(got[..., :classes], 0.5 * wanted, atol=1e-12)
+        np.testing.assert_array_equal(got[..., classes:], 0)
+
+
+def test_in_float32_and_bfloat16_scores():
+    scores, logits, labels = make(21)
+    spread = lanes.spread_labels(labels, (2, 2), 128)
+    value = lanes.cross_entropy_sum(scores, spread, PHASES, 21)
+    np.testing.assert_allclose(value, oracle(logits, labels)[0], rtol=1e-5)
+    rounded = scores.astype(jnp.bfloat16)
+    value = lanes.cross_entropy_sum(rounded, spread, PHASES, 21)
+    logits = unpacked(rounded.astype(jnp.float32), 21)
+    np.testing.assert_allclose(value, oracle(logits, labels)[0], rtol=1e-5)
+    assert value.dtype == jnp.float32
+
+
+def test_all_ignored_is_zero_without_a_slope():
+    scores, _, labels = make(21)
+    spread = lanes.spread_labels(jnp.full_like(labels, IGNORE), (2, 2), 128)
+    value, slope = jax.value_and_grad(
+        lambda s: lanes.cross_entropy_sum(s, spread, PHASES, 21)
+    )(scores)
+    assert value == 0
+    np.testing.assert_array_equal(slope, 0)
+
+
+@pytest.mark.parametrize("classes, filled", [(1, 32), (21, 32), (40, 64)])
+def test_predictions_and_confusion_matrix(classes, filled):
+    scores, logits, labels = make(classes, 2, filled=filled)
+    tied = jnp.round(scores)  # the first of equal scores wins
+    guess = np.round(logits).argmax(-1)
+    found = packed.unpack(packed.Packed(lanes.predictions(tied, PHASES)))[..., 0]
+    np.testing.assert_array_equal(found, guess)
+    spread = lanes.spread_labels(labels, (2, 2), tied.shape[3])
+    matrix = lanes.confusion_matrix(tied, spread, PHASES, classes)
+    wanted = np.zeros((classes, classes), int)
+    valid = np.asarray(labels) != IGNORE
+    np.add.at(wanted, (np.asarray(labels)[valid], guess[valid]), 1)
+    np.testing.assert_array_equal(matrix, wanted)
