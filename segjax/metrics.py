@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.ops import scores as scores_ops
-from segjax.ops.scores import Scores
+from segjax.ops.scores import Scores, packed_confusion_matrix, predictions
 
 
 def _by_counting(cell: jax.Array, num_classes: int) -> jax.Array:
@@ -59,11 +58,9 @@ def confusion_of_scores(
     scores: Scores, label: jax.Array, num_classes: int, platform: str | None = None
 ) -> jax.Array:
     """:func:`confusion_matrix` of what a model's unfinished scores predict."""
-    counts = scores_ops.confusion_matrix(scores, label)
-    if counts is not None:
-        return counts
-    guess = scores_ops.predictions(scores)
-    return confusion_matrix(guess, label, num_classes, platform)
+    if scores.rule.packed is not None:
+        return packed_confusion_matrix(scores, label)
+    return confusion_matrix(predictions(scores), label, num_classes, platform)
 
 
 class Confusion:

@@ -20,7 +20,7 @@ from segjax.ops import conv as conv_ops
 from segjax.ops import lanes, packed, table
 from segjax.ops import norm as norm_ops
 from segjax.ops import pool as pool_ops
-from segjax.ops.packed import Packed
+from segjax.ops.packed import Packed, Window
 
 Initializer = Callable[..., jax.Array]
 
@@ -142,31 +142,34 @@ class Conv(nn.Module):
     def _packed(self, x: Packed) -> Packed:
         kernel, bias = self.weights(x.channels)
         if self.fill_lanes:
-            more = packed.filled(self.features) - self.features
+            more = packed.filled(self.features, x.phases) - self.features
             kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, more)))
             bias = jnp.zeros(self.features, self.dtype) if bias is None else bias
             bias = jnp.pad(bias, (0, more), constant_values=lanes.NEVER)
-        y = packed.conv(Packed(x.array.astype(self.dtype)), kernel)
+        x = Packed(x.array.astype(self.dtype), x.window)
+        y = packed.conv(x, kernel, x.window)
         return y if bias is None else packed.add_bias(y, bias)
 
 
 class UpsampledConv(Conv):
     """3x3 convolution of (nearest-upsampled x, skip); parameters as :class:`Conv`'s.
 
-    ``pack``: the result is packed (:mod:`segjax.ops.packed`); there is no skip then.
+    The result is packed (:mod:`segjax.ops.packed`) in ``window``, if not (1, 1).
     """
 
-    pack: bool = False
+    window: Window = (1, 1)
 
     @nn.compact
     def __call__(  # type: ignore[override]
-        self, x: jax.Array, skip: jax.Array | None, size: tuple[int, int]
+        self, x: jax.Array | Packed, skip: jax.Array | None, size: tuple[int, int]
     ) -> jax.Array | Packed:
         """x[B, h, w, Cx], skip[B, *size, Cs] or None -> [B, *size, Co]."""
-        kernel, bias = self.weights(x.shape[3] + (0 if skip is None else skip.shape[3]))
-        if self.pack:
-            y = packed.conv_upsampled(x.astype(self.dtype), kernel)
+        channels = x.channels if isinstance(x, Packed) else x.shape[3]
+        kernel, bias = self.weights(channels + (0 if skip is None else skip.shape[3]))
+        if self.window != (1, 1):
+            y = self._to_packed(x, skip, kernel)
             return y if bias is None else packed.add_bias(y, bias)
+        x = packed.unpack(x) if isinstance(x, Packed) else x
         y = conv_ops.conv_upsampled(
             x.astype(self.dtype),
             None if skip is None else skip.astype(self.dtype),
@@ -175,6 +178,20 @@ class UpsampledConv(Conv):
             platform=self.platform,
         )
         return y if bias is None else y + bias[None, None, None, :]
+
+    def _to_packed(self, x, skip, kernel) -> Packed:
+        if isinstance(x, Packed):
+            x = packed.pack(x, (self.window[0] // 2, self.window[1] // 2))
+            x = Packed(x.array.astype(self.dtype), x.window)
+        else:
+            x = Packed(x.astype(self.dtype))
+        channels = x.channels
+        y = packed.conv(x, kernel[:, :, :channels], self.window, factor=2)
+        if skip is None:
+            return y
+        skip = skip.astype(self.dtype)
+        more = packed.conv(skip, kernel[:, :, channels:], self.window)
+        return Packed(y.array + more.array, y.window)
 
 
 class ConvTranspose(nn.Module):
@@ -237,7 +254,8 @@ class Norm(nn.Module):
     def __call__(self, x, train: bool):
         """x[B, H, W, C], perhaps packed -> the same shape and dtype."""
         if isinstance(x, Packed):
-            return Packed(self._normalize(x.array, x.channels, train))
+            y = self._normalize(x.array, x.channels, train)
+            return Packed(y, x.window)
         return self._normalize(x, x.shape[3], train)
 
     def _normalize(self, x: jax.Array, width: int, train: bool) -> jax.Array:
@@ -323,14 +341,16 @@ class Layers:
         options = {"use_bias": self.norm_kind == "none", **options}
         return self._conv(UpsampledConv, features, 3, options)
 
-    def packs(self, size: tuple[int, int], target: tuple[int, int]) -> bool:
-        """Whether what is upsampled from ``size`` to the image's ``target`` is packed.
+    def window(
+        self, channels: int, size: tuple[int, int], target: tuple[int, int]
+    ) -> Window:
+        """:func:`segjax.ops.table.window`, (1, 1) where the norm has no packed form.
 
-        Norms over groups of channels, or of each pixel, have no packed form.
+        Norms over groups of channels, or of each pixel, have none.
         """
-        doubled = target == (2 * size[0], 2 * size[1])
-        possible = doubled and self.norm_kind in ("batch", "none")
-        return possible and table.full_resolution(self.platform, target) == "packed"
+        if self.norm_kind not in ("batch", "none"):
+            return 1, 1
+        return table.window(self.platform, channels, size, target)
 
     def conv_transpose(
         self, features: int, kernel_size: int, strides: int, **options

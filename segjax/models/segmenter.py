@@ -55,12 +55,7 @@ class Segmenter(nn.Module):
                 fill_lanes=True,
                 name="head",
             )(array)
-        rule = Rule(
-            size=size,
-            crop=crop,
-            align_corners=self.align_corners,
-            platform=self.layers.platform,
-        )
+        rule = Rule(size=size, crop=crop, align_corners=self.align_corners)
         if self.auxiliary is not None and (train or self.is_initializing()):
             which = getattr(self.encoder, "auxiliary_map", -2)
             scores = self.auxiliary(features.maps[which], train)
@@ -73,7 +68,8 @@ class Segmenter(nn.Module):
                 init_fn=lambda: jnp.zeros(()),
             )
         if isinstance(array, Packed):
-            return Scores(array.array, rule._replace(packed=self.num_classes))
+            rule = rule._replace(packed=array.window, num_classes=self.num_classes)
+            return Scores(array.array, rule)
         return Scores(array, rule)
 
     def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:

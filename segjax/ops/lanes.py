@@ -15,6 +15,7 @@ from jax import lax
 
 from segjax.batch import IGNORE
 from segjax.ops.cross_entropy import reduce_dtype
+from segjax.ops.packed import LANES
 
 NEVER = -1e4
 """Score of a class that does not exist: its exponential is 0 beside any other."""
@@ -34,21 +35,16 @@ def spread_labels(
     labels: jax.Array,
     window: tuple[int, int],
     lanes: int,
-    pixels: tuple[int, int] | None = None,
 ) -> jax.Array:
     """Every pixel's label in all of its lanes: bfloat16[B, h, w, lanes].
 
     Args:
       labels: int[B, H, W], ids up to 255.
-      window: (rows, columns) of labels that share a place: H = rows * h.
-      lanes: P * L, where P pixels lie side by side.
-      pixels: (begin, end) of those P in the window, in row order; None for all.
+      window: (rows, columns) of pixels that lie side by side, in row order.
+      lanes: rows * columns * L.
     """
     count = window[0] * window[1]
-    begin, end = pixels or (0, count)
-    kernel = np.zeros((count, lanes), np.float32)
-    for lane in range(lanes):
-        kernel[begin + lane * (end - begin) // lanes, lane] = 1
+    kernel = np.kron(np.eye(count), np.ones(lanes // count))
     # As a convolution, which leaves the labels' layout to the compiler. Ids up to 256
     # are exact in bfloat16.
     return lax.conv_general_dilated(
@@ -60,15 +56,25 @@ def spread_labels(
     )
 
 
-def _per_phase(reduction, values, phases, neutral):
-    """The reduction over each phase's lanes, in all of them."""
+def _max_per_phase(values, phases):
+    """The maximum of each phase's lanes, in all of them."""
     if phases == 1:
-        return reduction(values, -1, keepdims=True)
+        return jnp.max(values, -1, keepdims=True)
+    lanes = values.shape[-1]
+    # Register by register: a reduction over all lanes for every phase would look at
+    # those of other registers in vain.
+    parts = lanes // LANES if phases % max(lanes // LANES, 1) == 0 else 1
+    return jnp.concatenate(
+        [_max_within(p, phases // parts) for p in jnp.split(values, parts, -1)], -1
+    )
+
+
+def _max_within(values, phases):
     lanes = values.shape[-1]
     phase = _row(np.arange(lanes) // (lanes // phases))
-    wide = jnp.asarray(neutral, values.dtype)
+    wide = jnp.full((), -jnp.inf, values.dtype)
     for p in range(phases):
-        one = reduction(jnp.where(phase == p, values, neutral), -1, keepdims=True)
+        one = jnp.max(jnp.where(phase == p, values, -jnp.inf), -1, keepdims=True)
         wide = jnp.where(phase == p, one, wide)
     return wide
 
@@ -109,7 +115,7 @@ def _pieces(phases, num_classes, scores, spread):
     """Total, exponentials, their sums and whether a lane is its pixel's class."""
     x = scores.astype(reduce_dtype(scores.dtype))
     # The maximum in the scores' own type: nothing wider is stored.
-    z = x - _per_phase(jnp.max, scores, phases, -jnp.inf).astype(x.dtype)
+    z = x - _max_per_phase(scores, phases).astype(x.dtype)
     e = jnp.exp(z)
     # TPUs would round the terms to bfloat16, 8 bits; these keep 16 of them, or all.
     exact = lax.Precision.HIGHEST
@@ -141,7 +147,7 @@ _total.defvjp(_forward, _backward)
 
 def _guesses(scores, phases):
     """bool[B, h, w, lanes]: whether the lane is its pixel's first best class."""
-    best = scores == _per_phase(jnp.max, scores, phases, -jnp.inf)
+    best = scores == _max_per_phase(scores, phases)
     # How many of the best come before each lane, among its pixel's: a product with a
     # triangle of ones, exact in bfloat16 as both are zeros and ones.
     before = np.kron(

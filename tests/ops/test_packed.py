@@ -28,45 +28,55 @@ def agree(ours, plain, *arguments):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-10)
 
 
-def test_pixels_lie_where_the_docstring_says():
-    x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-    array = np.asarray(packed.pack(jnp.asarray(x)).array)
-    for phase in range(4):
-        part = x[:, phase // 2 :: 2, phase % 2 :: 2]
+@pytest.mark.parametrize("window", [(1, 2), (2, 2), (2, 4)])
+def test_pixels_lie_where_the_docstring_says(window):
+    x = np.arange(2 * 4 * 8 * 3).reshape(2, 4, 8, 3)
+    found = packed.pack(jnp.asarray(x), window)
+    (r, c), array = window, np.asarray(found.array)
+    for phase in range(r * c):
+        part = x[:, phase // c :: r, phase % c :: c]
         np.testing.assert_array_equal(array[..., 3 * phase : 3 * phase + 3], part)
-    back = packed.unpack(packed.pack(jnp.asarray(x)))
-    np.testing.assert_array_equal(back, x)
-    assert packed.pack(jnp.asarray(x)).size == (4, 6)
+    np.testing.assert_array_equal(packed.unpack(found), x)
+    assert (found.size, found.channels, found.phases) == ((4, 8), 3, r * c)
 
 
-@pytest.mark.parametrize("kernel_size", [1, 3])
-@pytest.mark.parametrize("size", [(2, 4), (6, 2), (8, 10)])
-def test_convolution(kernel_size, size):
-    rng = np.random.default_rng(sum(size))
+@pytest.mark.parametrize(
+    "window, other", [((2, 2), (1, 2)), ((2, 4), (2, 2)), ((2, 2), (4, 1))]
+)
+def test_from_one_window_to_another(window, other):
+    x = jnp.arange(2 * 4 * 8 * 3).reshape(2, 4, 8, 3)
+    found = packed.pack(packed.pack(x, window), other)
+    np.testing.assert_array_equal(found.array, packed.pack(x, other).array)
+
+
+@pytest.mark.parametrize(
+    "kernel_size, source, window, factor",
+    [
+        (3, (2, 2), (2, 2), 1),  # a block's second convolution, the head
+        (3, (2, 4), (2, 4), 1),
+        (1, (2, 2), (2, 2), 1),
+        (3, (1, 1), (2, 2), 1),  # a skip, strided
+        (3, (1, 1), (2, 2), 2),  # what is upsampled
+        (3, (1, 2), (2, 4), 2),
+        (3, (1, 1), (2, 4), 2),
+    ],
+)
+def test_convolution(kernel_size, source, window, factor):
+    rng = np.random.default_rng(kernel_size)
+    size = (8 // factor, 16 // factor)
     x = random(rng, 2, *size, 3)
-    kernel = random(rng, kernel_size, kernel_size, 3, 5)
-    bias = random(rng, 5)
+    kernel, bias = random(rng, kernel_size, kernel_size, 3, 5), random(rng, 5)
 
     def ours(x, kernel, bias):
-        y = packed.conv(packed.pack(x), kernel)
+        y = packed.conv(packed.pack(x, source), kernel, window, factor=factor)
+        assert y.window == window and y.size == (8, 16)
         return packed.unpack(packed.add_bias(y, bias))
 
     def plain(x, kernel, bias):
+        x = upsample_nearest(x, factor)
         return conv2d(x, kernel, padding=kernel_size // 2) + bias[None, None, None]
 
     agree(ours, plain, x, kernel, bias)
-
-
-@pytest.mark.parametrize("size", [(1, 2), (3, 1), (4, 5)])
-def test_convolution_of_an_upsampled_map(size):
-    rng = np.random.default_rng(sum(size))
-    x, kernel = random(rng, 2, *size, 3), random(rng, 3, 3, 3, 5)
-    agree(
-        lambda x, kernel: packed.unpack(packed.conv_upsampled(x, kernel)),
-        lambda x, kernel: conv2d(upsample_nearest(x), kernel, padding=1),
-        x,
-        kernel,
-    )
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -76,23 +86,24 @@ def test_batch_norm(groups):
 
     def ours(x, scale, bias):
         y, mean, var = batch_norm_train(
-            packed.pack(x).array, scale, bias, relu=True, groups=groups
+            packed.pack(x, (2, 2)).array, scale, bias, relu=True, groups=groups
         )
         assert mean.shape == var.shape == (3,)
-        return packed.unpack(Packed(y))
+        return packed.unpack(Packed(y, (2, 2)))
 
     def plain(x, scale, bias):
         return batch_norm_train(x, scale, bias, relu=True, groups=groups)[0]
 
     agree(ours, plain, x, scale, bias)
     mean, var = random(rng, 3), jnp.square(random(rng, 3))
-    given = batch_norm(packed.pack(x).array, scale, bias, mean, var)
+    given = batch_norm(packed.pack(x, (2, 2)).array, scale, bias, mean, var)
     np.testing.assert_allclose(
-        packed.unpack(Packed(given)),
+        packed.unpack(Packed(given, (2, 2))),
         batch_norm(x, scale, bias, mean, var),
         atol=1e-5,
     )
 
 
 def test_channels_that_fill_the_lanes():
-    assert [packed.filled(k) for k in (1, 21, 32, 33, 150)] == [32, 32, 32, 64, 160]
+    assert [packed.filled(k, 4) for k in (1, 21, 32, 33, 150)] == [32, 32, 32, 64, 160]
+    assert [packed.filled(k, 8) for k in (1, 21, 32, 33)] == [16, 32, 32, 48]

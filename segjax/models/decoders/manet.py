@@ -106,7 +106,7 @@ class MAnet(nn.Module):
         for i, (target, width) in enumerate(path):
             block = fusion
             if target.map is None:
-                block = partial(plain, last=i == len(path) - 1)
+                block = partial(plain, pack=i == len(path) - 1)
             x = block(
                 features=width, size=target.size, layers=layers, name=f"block{i}"
             )(x, train, target.map)

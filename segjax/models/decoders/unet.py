@@ -17,27 +17,30 @@ from segjax.models.layers import (
     xavier_uniform,
 )
 from segjax.models.naming import Name, Parts
+from segjax.ops.packed import Packed
 
 
 class Block(nn.Module):
     """Upsample (nearest), join the skip, twice convolution - norm - ReLU.
 
-    The ``last`` one, at the image's size, gives a packed map where that is faster
-    (:mod:`segjax.ops.packed`).
+    With ``pack`` x and the result may be packed (:mod:`segjax.ops.packed`), where that
+    is faster.
     """
 
     features: int
     size: tuple[int, int]
     layers: Layers
-    last: bool = False
+    pack: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, skip: jax.Array | None):
+    def __call__(self, x, train: bool, skip: jax.Array | None):
         """x[B, h, w, C], skip[B, *size, Cs] or None -> [B, *size, features]."""
-        layers = self.layers
-        pack = self.last and layers.packs((x.shape[1], x.shape[2]), self.size)
+        layers, window = self.layers, (1, 1)
+        if self.pack:
+            size = x.size if isinstance(x, Packed) else (x.shape[1], x.shape[2])
+            window = layers.window(self.features, size, self.size)
         x = layers.upsampled_conv_before_norm(
-            self.features, pack=pack and skip is None, name="conv1"
+            self.features, window=window, name="conv1"
         )(x, skip, self.size)
         x = layers.norm(relu=True, name="bn1")(x, train)
         x = layers.conv_before_norm(self.features, name="conv2")(x)
@@ -123,7 +126,7 @@ class UNet(nn.Module):
                 features=width,
                 size=target.size,
                 layers=layers,
-                last=i == len(path) - 1,
+                pack=True,
                 name=f"block{i}",
             )(x, train, target.map)
         return x

@@ -71,7 +71,7 @@ class UNetPlusPlus(nn.Module):
                     features=wide if depth == 0 else skips[-1].shape[3],
                     size=target.size,
                     layers=layers,
-                    last=level == len(path) - 1,
+                    pack=level == len(path) - 1,
                     name=f"x_{depth}_{level}",
                 )(before[depth], train, jnp.concatenate(skips, 3) if skips else None)
             before = nodes
