@@ -43,17 +43,17 @@ def spread_labels(
       window: (rows, columns) of pixels that lie side by side, in row order.
       lanes: rows * columns * L.
     """
-    count = window[0] * window[1]
-    kernel = np.kron(np.eye(count), np.ones(lanes // count))
-    # As a convolution, which leaves the labels' layout to the compiler. Ids up to 256
-    # are exact in bfloat16.
-    return lax.conv_general_dilated(
-        labels[..., None].astype(jnp.bfloat16),
-        jnp.asarray(kernel.reshape(*window, 1, lanes), jnp.bfloat16),
-        window,
-        "VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    (b, height, width), (rows, columns) = labels.shape, window
+    # By products with zeros and ones: the first takes each row's pixels apart, the
+    # second writes them to their lanes. Both leave the examples where a convolution's
+    # result has them on a TPU, next to the lanes. Ids up to 256 are exact in bfloat16.
+    apart = np.eye(width).reshape(width, width // columns, columns)
+    lines = labels.astype(jnp.bfloat16).reshape(b, height // rows, rows, width)
+    pixels = jnp.einsum("bhyw,wvx->hvbyx", lines, jnp.asarray(apart, jnp.bfloat16))
+    pixels = pixels.reshape(*pixels.shape[:3], rows * columns)
+    wide = np.kron(np.eye(rows * columns), np.ones(lanes // (rows * columns)))
+    spread = jnp.einsum("hvbp,pl->hvbl", pixels, jnp.asarray(wide, jnp.bfloat16))
+    return spread.transpose(2, 0, 1, 3)
 
 
 def _max_per_phase(values, phases):

@@ -130,8 +130,24 @@ def conv(
 
 def add_bias(x: Packed, bias: jax.Array) -> Packed:
     """Add bias[C]."""
-    wide = jnp.tile(bias, x.phases)[None, None, None, :]
-    return Packed(x.array + wide, x.window)
+    return Packed(_add(x.array, jnp.tile(bias, x.phases)), x.window)
+
+
+@jax.custom_vjp
+def _add(array, bias):
+    return array + bias[None, None, None, :]
+
+
+def _add_backward(bias, g):
+    # The sum over pixels as a product. As a reduction XLA fuses it with what makes g,
+    # and then no longer that with the loss, which costs another pass over all lanes.
+    g, ones = lax.optimization_barrier((g, jnp.ones((*g.shape[:3], 8), g.dtype)))
+    wide = jnp.promote_types(g.dtype, jnp.float32)
+    sums = jnp.einsum("bhwo,bhwl->ol", ones, g, preferred_element_type=wide)
+    return g, sums[0].astype(bias.dtype)
+
+
+_add.defvjp(lambda array, bias: (_add(array, bias), bias), _add_backward)
 
 
 def filled(channels: int, phases: int) -> int:
