@@ -168,8 +168,8 @@ def make_train_step(
     """The jitted function (state, batch) -> (state, metrics); the state is donated.
 
     ``batch`` is a training batch (:mod:`segjax.batch`) on the mesh. ``metrics`` has
-    ``loss`` (mean over the valid pixels of the global batch), ``gradient_norm``,
-    ``update_norm`` (float32[]) and ``confusion`` (int32[K, K], of the augmented batch
+    ``loss`` (mean over the valid pixels of the global batch), ``gradient_norm``
+    (float32[]) and ``confusion`` (int32[K, K], of the augmented batch
     as the network saw it).
     """
     platform = sharding.platform(mesh)
@@ -196,7 +196,6 @@ def make_train_step(
         metrics = {
             "loss": value,
             "gradient_norm": optax.tree.norm(grads),
-            "update_norm": optax.tree.norm(updates),
             "confusion": matrix,
         }
         new_state = TrainState(

@@ -62,14 +62,9 @@ def test_a_loops_body_counts_as_often_as_it_runs():
         ("encoder/layer1", "backward"): (500, 5 * fusion),
     }
     assert total.collectives == {"all-reduce": [1, 4096]}
-    assert total.unestimated == {
-        "slice": prefetch,
-        "all-reduce": reduced,
-        "copy": scalar,
-    }
-    assert total.unestimated_share == pytest.approx(
-        (prefetch + reduced + scalar) / total.bytes
-    )
+    assert total.unestimated == {"all-reduce": reduced, "copy": scalar}
+    assert total.prefetched == {"slice": prefetch}
+    assert total.unestimated_share == pytest.approx((reduced + scalar) / total.bytes)
     assert total.unknown_loops == []
     assert total.costliest(1) == [("encoder/layer1", "backward", 500, 5 * fusion)]
 

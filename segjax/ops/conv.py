@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.ops import filter_gradient, packed, table
+from segjax.ops import filter_gradient, table
 from segjax.ops.apart import apart
 from segjax.ops.depthwise import depthwise
 from segjax.ops.resize import resize_nearest
@@ -195,10 +195,7 @@ def conv_upsampled(
             x = jnp.concatenate([x, skip], 3)
         return conv2d(x, kernel, padding=1, platform=platform)
     channels = x.shape[3]
-    if chosen == "phases":
-        y = packed.unpack(packed.conv(x, kernel[:, :, :channels], (2, 2), factor=2))
-    else:
-        y = _differences(x, kernel[:, :, :channels])
+    y = _differences(x, kernel[:, :, :channels])
     if skip is not None:
         y += conv2d(skip, kernel[:, :, channels:], padding=1, platform=platform)
     return y

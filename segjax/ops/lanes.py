@@ -1,9 +1,10 @@
 """Loss and counts on scores whose pixels lie side by side in the lanes.
 
-``scores`` [B, h, w, P * L] hold P pixels of L classes each, of which ``num_classes``
+``scores`` [h, w, B, P * L] hold P pixels of L classes each, of which ``num_classes``
 are real and the others NEVER. A reduction over the classes of one pixel would be one
 over a part of the lanes; here sums are products with constant matrices of ones, which
-leave each pixel's sum in all its lanes, so that nothing changes its layout.
+leave each pixel's sum in all its lanes, so that nothing changes its layout. The
+examples lie next to the lanes, as a TPU's convolutions leave them.
 """
 
 from functools import partial
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from segjax.batch import IGNORE
 from segjax.ops.cross_entropy import reduce_dtype
@@ -36,7 +38,7 @@ def spread_labels(
     window: tuple[int, int],
     lanes: int,
 ) -> jax.Array:
-    """Every pixel's label in all of its lanes: bfloat16[B, h, w, lanes].
+    """Every pixel's label in all of its lanes: bfloat16[h, w, B, lanes].
 
     Args:
       labels: int[B, H, W], ids up to 255.
@@ -45,15 +47,15 @@ def spread_labels(
     """
     (b, height, width), (rows, columns) = labels.shape, window
     # By products with zeros and ones: the first takes each row's pixels apart, the
-    # second writes them to their lanes. Both leave the examples where a convolution's
-    # result has them on a TPU, next to the lanes. Ids up to 256 are exact in bfloat16.
+    # second writes them to their lanes. Ids up to 256 are exact in bfloat16.
     apart = np.eye(width).reshape(width, width // columns, columns)
     lines = labels.astype(jnp.bfloat16).reshape(b, height // rows, rows, width)
     pixels = jnp.einsum("bhyw,wvx->hvbyx", lines, jnp.asarray(apart, jnp.bfloat16))
     pixels = pixels.reshape(*pixels.shape[:3], rows * columns)
     wide = np.kron(np.eye(rows * columns), np.ones(lanes // (rows * columns)))
     spread = jnp.einsum("hvbp,pl->hvbl", pixels, jnp.asarray(wide, jnp.bfloat16))
-    return spread.transpose(2, 0, 1, 3)
+    # Else the compiler may choose another order, and copy the scores into it.
+    return with_layout_constraint(spread, Layout((0, 1, 2, 3)))
 
 
 def _max_per_phase(values, phases):
@@ -86,7 +88,7 @@ def _sum_per_phase(values, phases, precision):
     lanes = values.shape[-1]
     ones = np.kron(np.eye(phases), np.ones((lanes // phases,) * 2))
     ones = jnp.asarray(ones, values.dtype)
-    return jnp.einsum("bhwl,lm->bhwm", values, ones, precision=precision)
+    return jnp.einsum("hwbl,lm->hwbm", values, ones, precision=precision)
 
 
 def cross_entropy_sum(
@@ -95,7 +97,7 @@ def cross_entropy_sum(
     """The sum over all pixels of their cross-entropy, in nats; IGNORE counts 0.
 
     Args:
-      scores: float[B, h, w, lanes].
+      scores: float[h, w, B, lanes].
       spread: :func:`spread_labels`.
       phases: pixels side by side.
       num_classes: of a pixel.
@@ -146,7 +148,7 @@ _total.defvjp(_forward, _backward)
 
 
 def _guesses(scores, phases):
-    """bool[B, h, w, lanes]: whether the lane is its pixel's first best class."""
+    """bool[h, w, B, lanes]: whether the lane is its pixel's first best class."""
     best = scores == _max_per_phase(scores, phases)
     # How many of the best come before each lane, among its pixel's: a product with a
     # triangle of ones, exact in bfloat16 as both are zeros and ones.
@@ -154,7 +156,7 @@ def _guesses(scores, phases):
         np.eye(phases), np.triu(np.ones((scores.shape[-1] // phases,) * 2), 1)
     )
     count = jnp.einsum(
-        "bhwl,lm->bhwm",
+        "hwbl,lm->hwbm",
         best.astype(jnp.bfloat16),
         jnp.asarray(before, jnp.bfloat16),
         preferred_element_type=jnp.float32,
@@ -163,11 +165,11 @@ def _guesses(scores, phases):
 
 
 def predictions(scores: jax.Array, phases: int) -> jax.Array:
-    """int32[B, h, w, P]: the class with the best score, the first of equal ones."""
+    """int32[h, w, B, P]: the class with the best score, the first of equal ones."""
     lanes = scores.shape[-1]
     ids = np.kron(np.eye(phases), np.arange(lanes // phases)[:, None])
     found = jnp.einsum(
-        "bhwl,lp->bhwp",
+        "hwbl,lp->hwbp",
         _guesses(scores, phases).astype(jnp.bfloat16),
         jnp.asarray(ids, jnp.bfloat16),  # exact up to 256
         preferred_element_type=jnp.float32,
@@ -182,9 +184,9 @@ def confusion_matrix(
     lanes = scores.shape[-1]
     ids = _row(_ids(lanes, phases, num_classes))
     truth = spread == ids.astype(spread.dtype)
-    # Image by image: float32 counts exactly up to 2^24.
+    # Row by row: float32 counts exactly up to 2^24.
     counts = jnp.einsum(
-        "bhwt,bhwp->btp",
+        "hwbt,hwbp->htp",
         truth.astype(jnp.bfloat16),
         _guesses(scores, phases).astype(jnp.bfloat16),
         preferred_element_type=jnp.float32,

@@ -60,9 +60,9 @@ def cross_entropy_sum(scores: Scores, labels: jax.Array) -> jax.Array:
     window, classes = scores.rule.packed, scores.rule.num_classes
     if window is None:
         return jnp.sum(softmax_cross_entropy(finish(scores), labels))
-    spread = lanes.spread_labels(labels, window, scores.array.shape[3])
-    phases = window[0] * window[1]
-    return lanes.cross_entropy_sum(scores.array, spread, phases, classes)
+    array, phases = _examples_inside(scores.array), window[0] * window[1]
+    spread = lanes.spread_labels(labels, window, array.shape[3])
+    return lanes.cross_entropy_sum(array, spread, phases, classes)
 
 
 def predictions(scores: Scores) -> jax.Array:
@@ -70,8 +70,8 @@ def predictions(scores: Scores) -> jax.Array:
     window = scores.rule.packed
     if window is None:
         return jnp.argmax(finish(scores), -1).astype(jnp.int32)
-    found = lanes.predictions(scores.array, window[0] * window[1])
-    return unpack(Packed(found, window))[..., 0]
+    found = lanes.predictions(_examples_inside(scores.array), window[0] * window[1])
+    return unpack(Packed(found.transpose(2, 0, 1, 3), window))[..., 0]
 
 
 def packed_confusion_matrix(scores: Scores, labels: jax.Array) -> jax.Array:
@@ -83,6 +83,11 @@ def packed_confusion_matrix(scores: Scores, labels: jax.Array) -> jax.Array:
     window, classes = scores.rule.packed, scores.rule.num_classes
     if window is None:
         raise ValueError("the scores are not packed; count their predictions")
-    spread = lanes.spread_labels(labels, window, scores.array.shape[3])
-    phases = window[0] * window[1]
-    return lanes.confusion_matrix(scores.array, spread, phases, classes)
+    array, phases = _examples_inside(scores.array), window[0] * window[1]
+    spread = lanes.spread_labels(labels, window, array.shape[3])
+    return lanes.confusion_matrix(array, spread, phases, classes)
+
+
+def _examples_inside(array: jax.Array) -> jax.Array:
+    """[B, h, w, lanes] -> [h, w, B, lanes], as :mod:`segjax.ops.lanes` wants them."""
+    return array.transpose(1, 2, 0, 3)

@@ -58,15 +58,11 @@ def conv(
 def conv_upsampled(
     platform: str | None, dtype: Any, size: tuple[int, int], target: tuple[int, int]
 ) -> str:
-    """Return how to convolve an upsampled map: "plain", "differences" or "phases".
+    """Return "plain" or "differences": convolve an upsampled map without making it.
 
-    The latter two never make it. Differences of neighbours lose bits in bfloat16, so
-    they serve float32 and float64. The phases' kernel is four times as large: not for
-    the deepest maps, which are small beside their kernels.
+    Differences of neighbours lose bits in bfloat16, so they serve float32 and float64.
     """
     exact = target == (2 * size[0], 2 * size[1])
-    if platform == "tpu" and exact and min(size) >= 16:
-        return "phases"
     wide = jnp.dtype(dtype).itemsize >= 4
     return "differences" if platform == "cpu" and exact and wide else "plain"
 

@@ -110,19 +110,17 @@ def close(a, b, tolerance):
 
 
 @pytest.mark.parametrize(
-    "size, target, skip, platform, formulation",
+    "size, target, skip, formulation",
     [
-        ((4, 5), (8, 10), 6, "cpu", "differences"),
-        ((4, 5), (8, 10), 0, "cpu", "differences"),
-        ((1, 1), (2, 2), 0, "cpu", "differences"),
-        ((4, 5), (7, 9), 6, "cpu", "plain"),
-        ((4, 5), (4, 5), 6, "cpu", "plain"),
-        ((4, 5), (8, 10), 6, "tpu", "plain"),
-        ((16, 17), (32, 34), 6, "tpu", "phases"),
+        ((4, 5), (8, 10), 6, "differences"),
+        ((4, 5), (8, 10), 0, "differences"),
+        ((1, 1), (2, 2), 0, "differences"),
+        ((4, 5), (7, 9), 6, "plain"),
+        ((4, 5), (4, 5), 6, "plain"),
     ],
 )
-def test_upsampled_convolution_agrees(size, target, skip, platform, formulation):
-    assert table.conv_upsampled(platform, jnp.float32, size, target) == formulation
+def test_upsampled_convolution_agrees(size, target, skip, formulation):
+    assert table.conv_upsampled("cpu", jnp.float32, size, target) == formulation
     assert table.conv_upsampled("cpu", jnp.bfloat16, size, target) == "plain"
     rng = np.random.default_rng(2)
     x = rng.normal(size=(2, *size, 3))
@@ -136,9 +134,9 @@ def test_upsampled_convolution_agrees(size, target, skip, platform, formulation)
 
     def both(x, side, kernel, g):
         results = []
-        for chosen in (None, platform):
+        for platform in (None, "cpu"):
             y, pull = jax.vjp(
-                lambda x, s, k, p=chosen: conv.conv_upsampled(
+                lambda x, s, k, p=platform: conv.conv_upsampled(
                     x, s if skip else None, k, target, platform=p
                 ),
                 x,

@@ -20,7 +20,8 @@ def make(classes, seed=0, dtype=np.float32, spread=3.0, filled=32):
     labels[rng.random(labels.shape) < 0.2] = IGNORE
     full = np.full((2, 4, 6, filled), lanes.NEVER, dtype)
     full[..., :classes] = logits
-    return packed.pack(jnp.asarray(full), (2, 2)).array, logits, jnp.asarray(labels)
+    array = packed.pack(jnp.asarray(full), (2, 2)).array.transpose(1, 2, 0, 3)
+    return array, logits, jnp.asarray(labels)
 
 
 def oracle(logits, labels):
@@ -34,7 +35,8 @@ def oracle(logits, labels):
 
 
 def unpacked(array, classes):
-    return np.asarray(packed.unpack(packed.Packed(array, (2, 2))))[..., :classes]
+    array = packed.Packed(array.transpose(2, 0, 1, 3), (2, 2))
+    return np.asarray(packed.unpack(array))[..., :classes]
 
 
 @pytest.mark.parametrize("classes, filled", [(1, 32), (21, 32), (40, 64), (254, 256)])
@@ -84,8 +86,7 @@ def test_predictions_and_confusion_matrix(classes, filled):
     scores, logits, labels = make(classes, 2, filled=filled)
     tied = jnp.round(scores)  # the first of equal scores wins
     guess = np.round(logits).argmax(-1)
-    found = lanes.predictions(tied, PHASES)
-    found = packed.unpack(packed.Packed(found, (2, 2)))[..., 0]
+    found = unpacked(lanes.predictions(tied, PHASES), 1)[..., 0]
     np.testing.assert_array_equal(found, guess)
     spread = lanes.spread_labels(labels, (2, 2), tied.shape[3])
     matrix = lanes.confusion_matrix(tied, spread, PHASES, classes)
