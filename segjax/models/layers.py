@@ -120,7 +120,7 @@ class Conv(nn.Module):
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Any) -> Any:
         """x[B, H, W, Ci] -> [B, H', W', Co] in the compute dtype, or both packed."""
         if isinstance(x, Packed):
             return self._packed(x)
@@ -162,7 +162,7 @@ class UpsampledConv(Conv):
     @nn.compact
     def __call__(  # type: ignore[override]
         self, x: jax.Array | Packed, skip: jax.Array | None, size: tuple[int, int]
-    ) -> jax.Array | Packed:
+    ) -> Any:
         """x[B, h, w, Cx], skip[B, *size, Cs] or None -> [B, *size, Co]."""
         channels = x.channels if isinstance(x, Packed) else x.shape[3]
         kernel, bias = self.weights(channels + (0 if skip is None else skip.shape[3]))
@@ -251,7 +251,7 @@ class Norm(nn.Module):
     platform: str | None = None
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: Any, train: bool) -> Any:
         """x[B, H, W, C], perhaps packed -> the same shape and dtype."""
         if isinstance(x, Packed):
             y = self._normalize(x.array, x.channels, train)
