@@ -319,6 +319,18 @@ def _add_collectives(known, times: int, total: Account, only=None) -> None:
             total.collectives[kind][1] += times * sum(read)
 
 
+def largest_collectives(program: Program) -> dict[str, tuple[int, int]]:
+    """Kind -> (number of instructions, bytes of the largest one's result)."""
+    found: dict[str, tuple[int, int]] = {}
+    for computation in program.computations.values():
+        for instruction in computation.values():
+            kind = instruction.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                count, largest = found.get(kind, (0, 0))
+                found[kind] = (count + 1, max(largest, instruction.size))
+    return found
+
+
 def _add(instruction, known, times: int, total: Account, depth) -> None:
     read = sum(known[name].size for name in instruction.operands if name in known)
     moved = _moved(instruction, read)

@@ -99,9 +99,17 @@ def norm_groups(config: Config, mesh: Mesh) -> int:
 
 
 def make_model(
-    config: Config, num_classes: int, channels: int, platform: str, groups: int = 1
+    config: Config,
+    num_classes: int,
+    channels: int,
+    platform: str,
+    groups: int = 1,
+    spatial: int = 1,
 ) -> models.Segmenter:
-    """The config's network; ``groups``: :func:`norm_groups`."""
+    """The config's network; ``groups``: :func:`norm_groups`.
+
+    ``spatial``: over how many devices image rows are split.
+    """
     options = {}
     if config.model.output_stride is not None:
         options["output_stride"] = config.model.output_stride
@@ -118,6 +126,7 @@ def make_model(
         norm_groups=groups,
         remat=config.model.remat,
         auxiliary=config.model.auxiliary,
+        spatial=spatial,
         **options,
     )
 
@@ -197,6 +206,7 @@ class Parts:
             sharding.platform(mesh),
             # Of training alone: a run is evaluated on any number of devices.
             norm_groups(config, mesh),
+            mesh.shape["spatial"],
         )
         return steps.make_train_step(
             model,
@@ -272,7 +282,13 @@ def assemble(config: Config, spec: LabelSpec, pre: Preprocessing, mesh: Mesh) ->
         raise ValueError(
             "config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment"
         )
-    model = make_model(config, spec.num_classes, pre.channels, sharding.platform(mesh))
+    model = make_model(
+        config,
+        spec.num_classes,
+        pre.channels,
+        sharding.platform(mesh),
+        spatial=mesh.shape["spatial"],
+    )
     return Parts(config, spec, pre, mesh, model, make_loss(config, spec))
 
 

@@ -14,6 +14,7 @@ from segjax.models.fold import fold_batch_norm
 from segjax.models.heads import FCNHead
 from segjax.models.layers import Layers
 from segjax.models.segmenter import Segmenter
+from segjax.ops import table
 
 __all__ = ["build", "build_classifier", "fold_batch_norm", "lookup", "names"]
 
@@ -22,7 +23,7 @@ NORMS = ("batch", "group", "layer", "none")
 PLATFORMS = ("cpu", "tpu", "gpu")
 OUTPUT_STRIDES = (8, 16, 32)
 SHARED_OPTIONS = ("output_stride", "norm", "norm_groups", "remat")
-SEGMENTER_OPTIONS = (*SHARED_OPTIONS, "auxiliary")
+SEGMENTER_OPTIONS = (*SHARED_OPTIONS, "auxiliary", "spatial")
 
 
 def names() -> dict[str, list[str]]:
@@ -60,7 +61,7 @@ def _check(like, platform, options, **counts) -> None:
     ):
         if value not in known:
             raise _unknown(kind, value, known)
-    counts["norm_groups"] = options.get("norm_groups", 1)
+    counts |= {name: options.get(name, 1) for name in ("norm_groups", "spatial")}
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}; it must be a whole number above 0")
@@ -71,13 +72,15 @@ def _check(like, platform, options, **counts) -> None:
 
 def _make_layers(platform, dtype, param_dtype, options) -> Layers:
     double = jnp.dtype(param_dtype) == jnp.float64
+    spatial = options.pop("spatial", 1)
     return Layers(
         norm_kind=options.pop("norm", "batch"),
         norm_groups=options.pop("norm_groups", 1),
         remat=options.pop("remat", False),
         dtype=jnp.dtype(param_dtype if double else dtype),
         param_dtype=jnp.dtype(param_dtype),
-        platform=platform,
+        platform=table.suited(platform, spatial),
+        spatial=spatial,
     )
 
 
@@ -143,7 +146,9 @@ def build(
         ("batch", "group", "layer", "none"), ``norm_groups`` (parts of the batch over
         which batch norm takes its statistics), ``remat`` (recompute the blocks in the
         backward pass to save memory), ``auxiliary`` (an FCN head on the second deepest
-        map, trained beside the decoder), and the decoder's own options.
+        map, trained beside the decoder), ``spatial`` (over how many devices the rows
+        of an image are split: convolutional networks then exchange neighbouring rows
+        and pooled vectors only), and the decoder's own options.
 
     Raises:
       ValueError: an unknown name or option, a value or a pair that is not possible.

@@ -20,6 +20,7 @@ from segjax.ops import conv as conv_ops
 from segjax.ops import lanes, packed, table
 from segjax.ops import norm as norm_ops
 from segjax.ops import pool as pool_ops
+from segjax.ops import resize as resize_ops
 from segjax.ops.packed import Packed, Window
 
 Initializer = Callable[..., jax.Array]
@@ -108,6 +109,7 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     platform: str | None = None
+    spatial: int = 1
 
     def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
         """Kernel and bias in the compute dtype, for ``channels`` input channels."""
@@ -136,6 +138,7 @@ class Conv(nn.Module):
             dilation=self.dilation,
             groups=self.groups,
             platform=self.platform,
+            spatial=self.spatial,
         )
         return y if bias is None else y + bias[None, None, None, :]
 
@@ -303,7 +306,10 @@ class Norm(nn.Module):
 
 @dataclass(frozen=True)
 class Layers:
-    """What all layers of a network share; hashable, so modules carry it as a field."""
+    """What all layers of a network share; hashable, so modules carry it as a field.
+
+    ``spatial`` is the number of devices over which the rows of all maps are split.
+    """
 
     norm_kind: str = "batch"
     norm_eps: float = 1e-5
@@ -314,6 +320,7 @@ class Layers:
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     platform: str | None = None
+    spatial: int = 1
 
     def _conv(self, kind, features, kernel_size, options):
         options = {"kernel_init": self.kernel_init, **options}
@@ -328,6 +335,7 @@ class Layers:
 
     def conv(self, features: int, kernel_size: int = 3, **options) -> Conv:
         """A :class:`Conv`; ``options`` are its other fields."""
+        options = {"spatial": self.spatial, **options}
         return self._conv(Conv, features, kernel_size, options)
 
     def conv_before_norm(self, features: int, kernel_size: int = 3, **options) -> Conv:
@@ -410,6 +418,14 @@ class Layers:
         """:func:`segjax.ops.pool.max_pool` on the network's platform."""
         return pool_ops.max_pool(
             x, window, strides, padding, platform=self.platform, **kw
+        )
+
+    def resize_bilinear(
+        self, x: jax.Array, size: tuple[int, int], *, align_corners: bool
+    ) -> jax.Array:
+        """:func:`segjax.ops.resize.resize_bilinear` on the network's devices."""
+        return resize_ops.resize_bilinear(
+            x, size, align_corners=align_corners, spatial=self.spatial
         )
 
     def block(self, module: type[nn.Module]) -> type[nn.Module]:

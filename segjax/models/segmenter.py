@@ -55,7 +55,7 @@ class Segmenter(nn.Module):
                 fill_lanes=True,
                 name="head",
             )(array)
-        rule = Rule(size=size, crop=crop, align_corners=self.align_corners)
+        rule = Rule(size, crop, self.align_corners, spatial=self.layers.spatial)
         if self.auxiliary is not None and (train or self.is_initializing()):
             which = getattr(self.encoder, "auxiliary_map", -2)
             scores = self.auxiliary(features.maps[which], train)

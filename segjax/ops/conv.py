@@ -11,6 +11,7 @@ from segjax.ops import filter_gradient, table
 from segjax.ops.apart import apart
 from segjax.ops.depthwise import depthwise
 from segjax.ops.resize import resize_nearest
+from segjax.ops.shift import shift
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -42,13 +43,14 @@ def conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     platform: str | None = None,
+    spatial: int = 1,
 ) -> jax.Array:
     """Convolve x[B, H, W, Ci] with kernel[kh, kw, Ci/groups, Co] as torch.nn.Conv2d.
 
     ``padding`` is an int, (rows, columns) or ((top, bottom), (left, right)) zeros.
     Returns [B, Ho, Wo, Co] in the dtype of ``x``. ``platform`` picks the formulation
-    (None: plain). All formulations are differentiable in reverse mode; forward mode
-    needs the plain one.
+    (None: plain), also by the number of devices that share the rows (``spatial``). All
+    formulations are differentiable in reverse mode; forward mode needs the plain one.
     """
     strides, dilation, padding = pair(strides), pair(dilation), both_sides(padding)
     chosen = table.conv(
@@ -60,7 +62,10 @@ def conv2d(
         padding,
         groups,
         dilation,
+        spatial,
     )
+    if chosen == "rows":
+        return _rows(x, kernel, padding[1], dilation, groups)
     if chosen == "depthwise":
         return depthwise(strides, padding, dilation, x, kernel)
     if chosen == "dot":
@@ -82,6 +87,25 @@ def _plain(x, kernel, strides, padding, dilation, groups=1):
         dimension_numbers=DIMENSIONS,
         feature_group_count=groups,
     )
+
+
+def _rows(x, kernel, columns, dilation, groups):
+    """Stride 1, as many rows out as in: a convolution by each row of the kernel."""
+    middle = kernel.shape[0] // 2
+    counts = [dilation[0] * (middle - i) for i in range(kernel.shape[0])]
+    parts = [
+        _plain(
+            shift(x, count, 1),
+            kernel[i : i + 1],
+            (1, 1),
+            ((0, 0), columns),
+            (1, dilation[1]),
+            groups,
+        )
+        for i, count in enumerate(counts)
+        if abs(count) < x.shape[1]  # further off a row sees the padding only
+    ]
+    return sum(parts[1:], parts[0])
 
 
 def _dot(x, kernel, strides):

@@ -78,8 +78,9 @@ def adaptive_avg_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
         jnp.asarray(_means(n, x.shape[1 + axis]), wide) for axis, n in enumerate(size)
     )
     # Full precision: TPUs would round the weights to bfloat16 otherwise.
-    y = jnp.einsum("oh,bhwc->bowc", rows, x.astype(wide), precision="highest")
-    return jnp.einsum("pw,bowc->bopc", columns, y, precision="highest").astype(x.dtype)
+    # Columns first: where devices share the rows, only bins are summed over them.
+    y = jnp.einsum("pw,bhwc->bhpc", columns, x.astype(wide), precision="highest")
+    return jnp.einsum("oh,bhpc->bopc", rows, y, precision="highest").astype(x.dtype)
 
 
 def _means(out: int, size: int) -> np.ndarray:

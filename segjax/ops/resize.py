@@ -5,14 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from segjax.ops import table
+from segjax.ops.shift import shift
 
-def upsample_nearest(x: jax.Array, factor: int = 2) -> jax.Array:
-    """Repeat every pixel of x[B, H, W, C] ``factor`` x ``factor`` times."""
+
+def upsample_nearest(x: jax.Array, factor: int | tuple[int, int] = 2) -> jax.Array:
+    """Repeat every pixel of x[B, H, W, C] ``factor`` times, or (rows, columns)."""
     b, h, w, c = x.shape
+    i, j = (factor, factor) if isinstance(factor, int) else factor
     # Broadcast and reshape: the backward pass is a plain sum (jax.image.resize: 7x
     # slower on CPU).
-    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, factor, w, factor, c))
-    return x.reshape(b, h * factor, w * factor, c)
+    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, i, w, j, c))
+    return x.reshape(b, h * i, w * j, c)
 
 
 def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -26,6 +30,8 @@ def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     if all(o in (2 * i, 2 * i - 1) for o, i in zip(size, (height, width), strict=True)):
         # floor(o * n / (2n - 1)) = o // 2 for all o < 2n - 1: upsample, then crop.
         return upsample_nearest(x)[:, : size[0], : size[1]]
+    if size[0] % height == 0 and size[1] % width == 0:
+        return upsample_nearest(x, (size[0] // height, size[1] // width))
     for axis, out in zip((1, 2), size, strict=True):
         x = jnp.take(x, np.arange(out) * x.shape[axis] // out, axis=axis)
     return x
@@ -83,31 +89,65 @@ def resize_bicubic(
 
 
 def resize_bilinear(
-    x: jax.Array, size: tuple[int, int], *, align_corners: bool
+    x: jax.Array, size: tuple[int, int], *, align_corners: bool, spatial: int = 1
 ) -> jax.Array:
     """Resize x[B, H, W, C] to [B, *size, C] as torch's interpolate(mode="bilinear").
 
     Two matrix products with constant matrices; no antialiasing when shrinking. Sums
     run in float32 or wider; the result has the dtype of ``x``.
+
+    ``spatial`` is the number of devices over which rows are split. Then, by a whole
+    factor and without ``align_corners``, a device asks its neighbours for one row each;
+    any other resizing of rows gathers them (the matrix is not of neighbours only).
     """
     if x.shape[1:3] == tuple(size):
         return x
-    rows = _bilinear_matrix(size[0], x.shape[1], align_corners)
     columns = _bilinear_matrix(size[1], x.shape[2], align_corners)
+    if table.resize(spatial, x.shape[1], size[0], align_corners) == "taps":
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return _columns(_rows_by_taps(wide, size[0]), columns).astype(x.dtype)
+    rows = _bilinear_matrix(size[0], x.shape[1], align_corners)
     return _by_matrices(x, rows, columns)
+
+
+def _rows_by_taps(x: jax.Array, out: int) -> jax.Array:
+    """x[B, H, W, C] -> [B, out, W, C], ``out`` a multiple of H; x is float32 or wider.
+
+    Output row f * i + p lies (p + 0.5) / f - 0.5 rows below row i: every phase p mixes
+    row i with one neighbour by weights of its own, the edges with themselves.
+    """
+    b, height, width, c = x.shape
+    factor = out // height
+    row = jnp.arange(height)[None, :, None, None]
+    above = jnp.where(row == 0, x, shift(x, 1, 1))
+    below = jnp.where(row == height - 1, x, shift(x, -1, 1))
+    phases = []
+    for p in range(factor):
+        below_by = (p + 0.5) / factor - 0.5
+        other = below if below_by > 0 else above
+        phases.append((1 - abs(below_by)) * x + abs(below_by) * other)
+    return jnp.stack(phases, 2).reshape(b, out, width, c)
+
+
+def _columns(x: jax.Array, matrix: np.ndarray) -> jax.Array:
+    """x[B, H, W, C], matrix[P, W] -> [B, H, P, C]; x is float32 or wider."""
+    # Full precision: TPUs would round the weights to bfloat16 otherwise.
+    return jnp.einsum(
+        "pw,bhwc->bhpc",
+        jnp.asarray(matrix, x.dtype),
+        x,
+        precision=lax.Precision.HIGHEST,
+    )
 
 
 def _by_matrices(x: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
     """x[B, H, W, C], rows[O, H], columns[P, W] -> [B, O, P, C]."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    # Full precision: TPUs would round the weights to bfloat16 otherwise.
+    # Full precision: as for the columns.
     y = jnp.einsum(
         "oh,bhwc->bowc",
         jnp.asarray(rows, wide),
         x.astype(wide),
         precision=lax.Precision.HIGHEST,
     )
-    y = jnp.einsum(
-        "pw,bowc->bopc", jnp.asarray(columns, wide), y, precision=lax.Precision.HIGHEST
-    )
-    return y.astype(x.dtype)
+    return _columns(y, columns).astype(x.dtype)

@@ -18,7 +18,7 @@ class Rule(NamedTuple):
     ``align_corners`` is that of bilinear resizing; scores of that size stay as they
     are. ``packed``: None, or the window of scores in packed form
     (:mod:`segjax.ops.packed`). These have more than ``num_classes`` classes, NEVER
-    chosen, to fill the lanes.
+    chosen, to fill the lanes. ``spatial``: over how many devices rows are split.
     """
 
     size: tuple[int, int]
@@ -26,6 +26,7 @@ class Rule(NamedTuple):
     align_corners: bool = False
     packed: Window | None = None
     num_classes: int = 0
+    spatial: int = 1
 
 
 @flax.struct.dataclass
@@ -47,7 +48,9 @@ def finish(scores: Scores) -> jax.Array:
     if rule.packed is not None:
         array = unpack(Packed(array, rule.packed))[..., : rule.num_classes]
     array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
-    array = resize_bilinear(array, rule.size, align_corners=rule.align_corners)
+    array = resize_bilinear(
+        array, rule.size, align_corners=rule.align_corners, spatial=rule.spatial
+    )
     return array[:, : rule.crop[0], : rule.crop[1]]
 
 

@@ -12,6 +12,25 @@ from typing import Any
 import jax.numpy as jnp
 
 
+def suited(platform: str | None, spatial: int) -> str | None:
+    """The platform whose formulations suit rows that ``spatial`` devices share.
+
+    Those for a CPU join rows and columns to one axis, for which XLA would first gather
+    the rows: the plain ones then.
+    """
+    return None if platform == "cpu" and spatial > 1 else platform
+
+
+def resize(spatial: int, rows: int, out: int, align_corners: bool) -> str:
+    """Bilinear resizing of ``rows``: "matrices", or "taps" where they are shared.
+
+    XLA sums a product over shared rows by an all-reduce of the whole result; taps ask
+    the neighbours for a row. Alone the product is the faster on a CPU and a TPU.
+    """
+    whole = out > rows and out % rows == 0 and not align_corners
+    return "taps" if 1 < spatial <= rows and whole else "matrices"
+
+
 def conv(
     platform: str | None,
     dtype: Any,
@@ -21,14 +40,22 @@ def conv(
     padding: tuple[tuple[int, int], tuple[int, int]],
     groups: int,
     dilation: tuple[int, int] = (1, 1),
+    spatial: int = 1,
 ) -> str:
     """Formulation of a convolution with ``kernel`` [kh, kw, Ci/groups, Co].
 
     Returns one of "plain", "dot" (1x1: a product over channels), "patches" (the taps
     side by side, then one product), "depthwise" (shifted multiply-adds), or one of
-    segjax.ops.filter_gradient, which leave forward and input gradient to XLA.
+    segjax.ops.filter_gradient, which leave forward and input gradient to XLA. Where
+    ``spatial`` devices share the rows and a tap lies beyond the neighbour's, "rows":
+    one convolution per row of the kernel, each of the shifted map. XLA would gather the
+    map, of which the taps need three rows per device's row.
     """
     kh, kw, c_in, c_out = kernel
+    reach = dilation[0] * (kh - 1) // 2
+    same = strides == (1, 1) and padding[0] == (reach, reach) and kh % 2 == 1
+    if spatial > 1 and same and reach * spatial > size[0]:
+        return "rows"
     if platform != "cpu":
         return "plain"
     if groups == c_out and c_in == 1 and c_out > 1 and kh * kw > 1:

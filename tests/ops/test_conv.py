@@ -109,6 +109,37 @@ def close(a, b, tolerance):
     assert np.abs(np.asarray(a) - np.asarray(b)).max() <= tolerance * np.abs(b).max()
 
 
+@pytest.mark.parametrize("kernel, dilation, groups", [(3, 2, 1), (5, 3, 4), (3, 9, 4)])
+def test_rows_that_devices_share_agree(kernel, dilation, groups):
+    """A kernel's rows one by one; with dilation 9 only the middle one sees the map."""
+    reach = dilation * (kernel - 1) // 2
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(2, 8, 5, 4))
+    filters = rng.normal(size=(kernel, kernel, 4 // groups, 8))
+    sides, steps = ((reach, reach), (reach, reach)), (dilation, dilation)
+    geometry = (x.shape[1:3], filters.shape, (1, 1), sides, groups, steps)
+    assert table.conv(None, jnp.float64, *geometry, spatial=8) == "rows"
+    assert table.conv(None, jnp.float64, *geometry, spatial=1) == "plain"
+    oracle = direct(x, filters, (1, 1), sides, steps, groups)
+    g = rng.normal(size=oracle.shape)
+
+    def of(spatial):
+        y, pull = jax.vjp(
+            lambda x, k: conv.conv2d(
+                x, k, padding=reach, dilation=dilation, groups=groups, spatial=spatial
+            ),
+            x,
+            filters,
+        )
+        return (y, *pull(g))
+
+    with jax.enable_x64(True):
+        rows, plain = jax.jit(lambda: (of(spatial=8), of(spatial=1)))()
+    close(rows[0], oracle, 1e-10)
+    for a, b in zip(rows, plain, strict=True):
+        close(a, b, 1e-10)
+
+
 @pytest.mark.parametrize(
     "size, target, skip, formulation",
     [

@@ -1,10 +1,11 @@
 """Resizing against np.interp, index formulas and hand-worked numbers."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops import resize
+from segjax.ops import resize, table
 from segjax.ops.scores import Rule, Scores, finish
 from tests.requirements import require_parity
 
@@ -15,7 +16,7 @@ def image(height, width, channels=2):
 
 
 @pytest.mark.parametrize(
-    "size", [(10, 14), (9, 13), (10, 13), (5, 7), (3, 20), (12, 4)]
+    "size", [(10, 14), (9, 13), (10, 13), (5, 7), (3, 20), (12, 4), (15, 28)]
 )
 def test_nearest(size):
     x = image(5, 7)
@@ -61,9 +62,39 @@ def test_bilinear_by_hand():
     np.testing.assert_allclose(corners[0, :, 0, 0], [0, 2, 4])
 
 
+@pytest.mark.parametrize("factor, width", [(2, 14), (3, 7), (4, 9), (16, 3)])
+def test_taps_are_the_matrices(factor, width):
+    with jax.enable_x64(True):
+        x = jnp.asarray(image(5, 7), float)
+        size = (5 * factor, width)
+        assert table.resize(4, 5, size[0], align_corners=False) == "taps"
+
+        def resized(spatial):
+            def f(x):
+                return resize.resize_bilinear(
+                    x, size, align_corners=False, spatial=spatial
+                )
+
+            y, pull = jax.vjp(f, x)
+            return y, pull(jnp.sin(jnp.arange(y.size)).reshape(y.shape))[0]
+
+        for taps, matrices in zip(resized(4), resized(1), strict=True):
+            np.testing.assert_allclose(taps, matrices, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows, out", [(9, 15), (9, 4), (1, 4), (5, 10)])
+def test_too_few_rows_or_no_whole_factor_are_matrices(rows, out):
+    x, size = jnp.asarray(image(rows, 7)), (out, 7)
+    y = resize.resize_bilinear(x, size, align_corners=False, spatial=8)
+    expected = resize.resize_bilinear(x, size, align_corners=False)
+    np.testing.assert_array_equal(y, expected)
+
+
 def test_bilinear_keeps_half_precision_types():
     x = jnp.ones((1, 2, 2, 1), jnp.bfloat16)
-    assert resize.resize_bilinear(x, (4, 4), align_corners=False).dtype == jnp.bfloat16
+    for spatial in (1, 2):
+        y = resize.resize_bilinear(x, (4, 4), align_corners=False, spatial=spatial)
+        assert y.dtype == jnp.bfloat16
 
 
 def test_scores_finish_by_resizing_and_cropping_in_float32():

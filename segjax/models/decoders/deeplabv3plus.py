@@ -12,7 +12,6 @@ from segjax.models.decoders.aspp import ASPP, torch_name_in_aspp
 from segjax.models.decoders.blocks import ConvNorm
 from segjax.models.layers import Features, Layers, octaves, torch_uniform
 from segjax.models.naming import Name, Parts
-from segjax.ops.resize import resize_bilinear
 
 
 class DeepLabV3Plus(nn.Module):
@@ -48,7 +47,7 @@ class DeepLabV3Plus(nn.Module):
         )
         x = ConvNorm(width, separable=True, layers=layers, name="context")(x, train)
         fine = octaves(features, self.strides, size)[1]
-        x = resize_bilinear(x, fine.size, align_corners=self.like == "smp")
+        x = layers.resize_bilinear(x, fine.size, align_corners=self.like == "smp")
         if fine.map is not None:
             # 48 channels: the paper's, few enough not to drown out the context.
             detail = ConvNorm(48, 1, layers=layers, name="detail")(fine.map, train)

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from segjax.models.heads import FCNHead
 from segjax.models.layers import Features, Layers, normal_001, xavier_uniform
 from segjax.models.naming import Name, Parts
-from segjax.ops.resize import resize_bilinear
 
 
 def bilinear(key, shape: tuple[int, int, int, int], dtype=jnp.float32) -> jax.Array:
@@ -144,7 +143,7 @@ class FCNSkips(nn.Module):
                 name=f"upscore{stride}",
             )(x)
             skip = self._skip(features, stride)
-            x = resize_bilinear(
+            x = self.layers.resize_bilinear(
                 x, (skip.shape[1], skip.shape[2]), align_corners=False
             ) + self._score(skip, stride, nn.initializers.zeros_init())
         return x

@@ -19,7 +19,7 @@ from segjax.models.layers import (
     xavier_uniform,
 )
 from segjax.models.naming import Name, Parts
-from segjax.ops.resize import resize_bilinear, resize_nearest
+from segjax.ops.resize import resize_nearest
 
 
 class SemanticBranch(nn.Module):
@@ -41,7 +41,7 @@ class SemanticBranch(nn.Module):
         for i, size in enumerate(sizes):
             x = layers.conv_before_norm(self.features, name=f"conv{i}")(x)
             x = layers.norm(relu=True, name=f"norm{i}")(x, train)
-            x = resize_bilinear(x, size, align_corners=self.align_corners)
+            x = layers.resize_bilinear(x, size, align_corners=self.align_corners)
         return x
 
 

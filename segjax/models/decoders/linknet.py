@@ -18,7 +18,6 @@ from segjax.models.layers import (
     xavier_uniform,
 )
 from segjax.models.naming import Name, Parts
-from segjax.ops.resize import resize_bilinear
 
 
 class Block(nn.Module):
@@ -39,7 +38,7 @@ class Block(nn.Module):
         x = layers.norm(relu=True, name="norm")(x, train)
         x = ConvNorm(self.features, 1, layers=layers, name="widen")(x, train)
         # Not the double where the encoder dilates or rounds down.
-        x = resize_bilinear(x, self.size, align_corners=False)
+        x = layers.resize_bilinear(x, self.size, align_corners=False)
         return x if skip is None else x + skip
 
 

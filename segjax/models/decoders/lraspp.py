@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from segjax.models.layers import Features, Layers, torch_uniform
 from segjax.models.naming import Name, Parts
-from segjax.ops.resize import resize_bilinear
 
 
 class LRASPP(nn.Module):
@@ -45,7 +44,7 @@ class LRASPP(nn.Module):
         gate = layers.conv(self.inter_channels, 1, use_bias=False, name="gate")(
             jnp.mean(high, (1, 2), keepdims=True)
         )
-        x = resize_bilinear(
+        x = layers.resize_bilinear(
             x * nn.sigmoid(gate), (low.shape[1], low.shape[2]), align_corners=False
         )
         score = partial(layers.conv, self.num_classes, 1)

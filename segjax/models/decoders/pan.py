@@ -17,7 +17,6 @@ from segjax.models.layers import (
     xavier_uniform,
 )
 from segjax.models.naming import Name, Parts
-from segjax.ops.resize import resize_bilinear
 
 
 class FeaturePyramidAttention(nn.Module):
@@ -46,7 +45,9 @@ class FeaturePyramidAttention(nn.Module):
 
         def resize(x, like):
             size = (like.shape[1], like.shape[2])
-            return resize_bilinear(x, size, align_corners=self.align_corners)
+            return self.layers.resize_bilinear(
+                x, size, align_corners=self.align_corners
+            )
 
         mean = jnp.mean(x, (1, 2), keepdims=True)
         mean = ConvNorm(
@@ -84,7 +85,7 @@ class GlobalAttentionUpsample(nn.Module):
         )
         gate = nn.sigmoid(gate(jnp.mean(x, (1, 2), keepdims=True), train))
         size = (low.shape[1], low.shape[2])
-        x = resize_bilinear(x, size, align_corners=self.align_corners)
+        x = self.layers.resize_bilinear(x, size, align_corners=self.align_corners)
         low = ConvNorm(features, use_bias=True, layers=layers, name="low")(low, train)
         return x + low * gate
 

@@ -17,7 +17,6 @@ from segjax.models.layers import (
 )
 from segjax.models.naming import Name, Parts
 from segjax.ops.pool import adaptive_avg_pool
-from segjax.ops.resize import resize_bilinear
 
 BINS = (1, 2, 3, 6)
 
@@ -60,7 +59,9 @@ class PSPNet(nn.Module):
             y = adaptive_avg_pool(x, (bins, bins))
             y = block(x.shape[3] // len(BINS), 1, layers=own, name=f"bins{i}")(y, train)
             sides = (x.shape[1], x.shape[2])
-            joined.append(resize_bilinear(y, sides, align_corners=self.like == "smp"))
+            joined.append(
+                layers.resize_bilinear(y, sides, align_corners=self.like == "smp")
+            )
         x = jnp.concatenate([*joined, x], 3)
         x = block(self.psp_out_channels, 1, layers=layers, name="project")(x, train)
         return layers.dropout(x, 0.2, train, whole_maps=True)

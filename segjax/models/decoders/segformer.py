@@ -14,7 +14,6 @@ from segjax.models.layers import (
     xavier_uniform,
 )
 from segjax.models.naming import Name, Parts
-from segjax.ops.resize import resize_bilinear
 
 
 class Segformer(nn.Module):
@@ -55,7 +54,9 @@ class Segformer(nn.Module):
             x = layers.dense(width, kernel_init=xavier_uniform, name=f"linear{stride}")(
                 maps[stride]
             )
-            resized.append(resize_bilinear(x, (rows, columns), align_corners=False))
+            resized.append(
+                layers.resize_bilinear(x, (rows, columns), align_corners=False)
+            )
         x = layers.conv_before_norm(
             width, 1, kernel_init=kaiming_uniform_fan_in, name="fuse"
         )(jnp.concatenate(resized, 3))

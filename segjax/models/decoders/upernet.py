@@ -18,7 +18,6 @@ from segjax.models.layers import (
 )
 from segjax.models.naming import Name, Parts
 from segjax.ops.pool import adaptive_avg_pool
-from segjax.ops.resize import resize_bilinear
 
 BINS = (1, 2, 3, 6)
 
@@ -62,20 +61,25 @@ class UPerNet(nn.Module):
         block = layers.block(ConvNorm)
         width = self.decoder_channels or (512 if self.like == "transformers" else 256)
         maps = self._inputs(features)
+
+        def resize(x, like):  # never by the corners, in SMP neither
+            size = (like.shape[1], like.shape[2])
+            return layers.resize_bilinear(x, size, align_corners=False)
+
         deepest = maps[-1]
         pooled = [deepest]
         for n in BINS:
             y = adaptive_avg_pool(deepest, (n, n))
             y = block(width, 1, layers=layers, name=f"pool{n}")(y, train)
-            pooled.append(_resize(y, deepest))
+            pooled.append(resize(y, deepest))
         top = jnp.concatenate(pooled, axis=3)
         joined = [block(width, 3, layers=layers, name="pooled")(top, train)]
         for i in reversed(range(len(maps) - 1)):
             y = block(width, 1, layers=layers, name=f"lateral{i}")(maps[i], train)
-            joined.insert(0, y + _resize(joined[0], y))
+            joined.insert(0, y + resize(joined[0], y))
         for i in range(len(joined) - 1):
             joined[i] = block(width, 3, layers=layers, name=f"fpn{i}")(joined[i], train)
-        x = jnp.concatenate([_resize(y, joined[0]) for y in joined], axis=3)
+        x = jnp.concatenate([resize(y, joined[0]) for y in joined], axis=3)
         return block(width, 3, layers=layers, name="fuse")(x, train)
 
     def _inputs(self, features):
@@ -99,11 +103,6 @@ class UPerNet(nn.Module):
         place = BINS.index(i) if part == "pool" else i
         name = names[part].format(i=place, back=last - i)
         return ".".join([name, *(layers[layer] for layer in path[1:])])
-
-
-def _resize(x, like):
-    """To the size of another map; never by the corners, in SMP neither."""
-    return resize_bilinear(x, (like.shape[1], like.shape[2]), align_corners=False)
 
 
 # For each naming: the decoder's parts, and the layers of a block.

@@ -1,0 +1,17 @@
+"""Moving a map by whole pixels."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def shift(x: jax.Array, count: int, axis: int) -> jax.Array:
+    """y[i] = x[i - count] along ``axis``, zero where that lies outside; x's shape.
+
+    One pad that is negative at the other end: where the axis is split over devices,
+    each sends what its neighbour lacks (collective-permute). From slices and
+    concatenation XLA makes all-reduces of the whole map.
+    """
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (count, -count, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), config)
