@@ -219,10 +219,31 @@ def conv_upsampled(
             x = jnp.concatenate([x, skip], 3)
         return conv2d(x, kernel, padding=1, platform=platform)
     channels = x.shape[3]
-    y = _differences(x, kernel[:, :, :channels])
+    convolve = _differences if chosen == "differences" else _transposed
+    y = convolve(x, kernel[:, :, :channels])
     if skip is not None:
         y += conv2d(skip, kernel[:, :, channels:], padding=1, platform=platform)
     return y
+
+
+def _transposed(x, kernel):
+    """Every low pixel gives a 4x4 patch, at stride 2: 4 taps a pixel in place of 9.
+
+    A patch's kernel is the 3x3 one summed over the 2x2 pixels that repeat the low one.
+    """
+    taps = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+    for axis in (0, 1):
+        before, after = [(0, 0)] * 4, [(0, 0)] * 4
+        before[axis], after[axis] = (1, 0), (0, 1)
+        taps = jnp.pad(taps, before) + jnp.pad(taps, after)
+    return lax.conv_general_dilated(
+        x,
+        taps.astype(kernel.dtype),
+        (1, 1),
+        ((2, 2), (2, 2)),
+        lhs_dilation=(2, 2),
+        dimension_numbers=DIMENSIONS,
+    )
 
 
 def _differences(x, kernel):

@@ -141,17 +141,19 @@ def test_rows_that_devices_share_agree(kernel, dilation, groups):
 
 
 @pytest.mark.parametrize(
-    "size, target, skip, formulation",
+    "size, target, skip, platform, formulation",
     [
-        ((4, 5), (8, 10), 6, "differences"),
-        ((4, 5), (8, 10), 0, "differences"),
-        ((1, 1), (2, 2), 0, "differences"),
-        ((4, 5), (7, 9), 6, "plain"),
-        ((4, 5), (4, 5), 6, "plain"),
+        ((4, 5), (8, 10), 6, "cpu", "differences"),
+        ((4, 5), (8, 10), 0, "cpu", "differences"),
+        ((1, 1), (2, 2), 0, "cpu", "differences"),
+        ((4, 5), (7, 9), 6, "cpu", "plain"),
+        ((4, 5), (4, 5), 6, "cpu", "plain"),
+        ((4, 5), (8, 10), 6, "tpu", "transposed"),
+        ((1, 1), (2, 2), 0, "tpu", "transposed"),
     ],
 )
-def test_upsampled_convolution_agrees(size, target, skip, formulation):
-    assert table.conv_upsampled("cpu", jnp.float32, size, target) == formulation
+def test_upsampled_convolution_agrees(size, target, skip, platform, formulation):
+    assert table.conv_upsampled(platform, jnp.float32, size, target) == formulation
     assert table.conv_upsampled("cpu", jnp.bfloat16, size, target) == "plain"
     rng = np.random.default_rng(2)
     x = rng.normal(size=(2, *size, 3))
@@ -165,9 +167,9 @@ def test_upsampled_convolution_agrees(size, target, skip, formulation):
 
     def both(x, side, kernel, g):
         results = []
-        for platform in (None, "cpu"):
+        for chosen in (None, platform):
             y, pull = jax.vjp(
-                lambda x, s, k, p=platform: conv.conv_upsampled(
+                lambda x, s, k, p=chosen: conv.conv_upsampled(
                     x, s if skip else None, k, target, platform=p
                 ),
                 x,
