@@ -13,7 +13,14 @@ from typing import Any
 from segjax import logs
 
 ROOT = Path(__file__).parents[1]
-PEERS = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "transformers")
+PEERS = (
+    "torch",
+    "torchvision",
+    "segmentation-models-pytorch",
+    "timm",
+    "transformers",
+    "libtpu",
+)
 
 
 def versions() -> dict[str, str]:
