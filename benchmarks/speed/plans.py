@@ -26,7 +26,8 @@ from benchmarks import record
 from segjax import config as configs
 from segjax import setup
 from segjax.batch import IGNORE
-from segjax.ops import resize, table
+from segjax.ops import table
+from segjax.ops.resize import resize_bilinear
 from segjax.plan import plan
 
 RECORD = record.ROOT / "docs" / "results" / "speed_plans.json"
@@ -56,9 +57,9 @@ KEPT = (
 )
 
 
-def _resize(x: jax.Array, size: tuple[int, int], *, align_corners: bool) -> jax.Array:
+def _resize(x: jax.Array, size: tuple[int, int], *, align_corners, **options):
     if x.shape[1:3] == tuple(size) or align_corners:
-        return resize.resize_bilinear(x, size, align_corners=align_corners)
+        return resize_bilinear(x, size, align_corners=align_corners, **options)
     shape = (x.shape[0], *size, x.shape[3])
     return jax.image.resize(x, shape, "bilinear", antialias=False)
 
@@ -80,6 +81,7 @@ def plain_layers() -> Iterator[None]:
         for target, value in (
             ("segjax.setup.make_model", model),
             ("segjax.ops.scores.resize_bilinear", _resize),
+            ("segjax.ops.resize.resize_bilinear", _resize),  # of decoders
             ("segjax.losses.pixel.softmax_cross_entropy", _cross_entropy),
             ("segjax.ops.scores.softmax_cross_entropy", _cross_entropy),
         ):
@@ -90,8 +92,8 @@ def plain_layers() -> Iterator[None]:
         yield
 
 
-def _plain_model(make, config, classes, channels, platform, groups=1):
-    return make(config, classes, channels, None, groups)
+def _plain_model(make, config, classes, channels, platform, *rest, **options):
+    return make(config, classes, channels, None, *rest, **options)
 
 
 def measure(case: Sequence[Any], plain: bool) -> dict[str, Any]:
