@@ -1,0 +1,154 @@
+"""One large image over the rows of eight devices: docs/results/speed_spatial.json.
+
+    python -m benchmarks.speed.spatial [--only "resnet18 unet*"]
+
+A forward pass in float32 of one image of 1024x2048, on one device and on eight virtual
+devices of the CPU that share its rows (``mesh.spatial``), in a process of its own: how
+far the logits differ, the temporary memory that XLA plans per device, and what the
+devices exchange. Nothing is timed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import record
+
+RECORD = record.ROOT / "docs" / "results" / "speed_spatial.json"
+COMMAND = "python -m benchmarks.speed.spatial"
+NETWORKS = ("resnet50 deeplabv3plus", "resnet18 unet")
+SIZE, CLASSES, DEVICES = (1024, 2048), 19, 8
+
+
+def compiled(network: str, spatial: int, variables, image):
+    """The forward pass, and its arguments on ``spatial`` devices that share rows."""
+    import jax
+
+    from segjax import sharding
+    from segjax.models import build
+
+    model = build(*network.split(), CLASSES, platform="cpu", spatial=spatial)
+    mesh = sharding.make_mesh(1, 1, spatial, jax.devices()[:spatial])
+    whole, rows = sharding.replicated(mesh), sharding.image_sharding(mesh)
+    forward = jax.jit(model.apply, in_shardings=(whole, rows), out_shardings=rows)
+    arguments = jax.device_put((variables, image), (whole, rows))
+    return forward.lower(*arguments).compile(), arguments
+
+
+def random_variables(network: str) -> Any:
+    """Fresh parameters with running statistics that do something."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from segjax.models import build
+
+    rng = np.random.default_rng(0)
+    model = build(*network.split(), CLASSES)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+    def stir(leaf):
+        return leaf * rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
+
+    statistics = jax.tree.map(stir, variables["batch_stats"])
+    return jax.device_get({**variables, "batch_stats": statistics})
+
+
+def measure(network: str, size: tuple[int, int] = SIZE) -> dict[str, Any]:
+    """The row of a network; wants :data:`DEVICES` devices."""
+    import numpy as np
+
+    from segjax import hlo
+
+    variables = random_variables(network)
+    image = np.random.default_rng(1).normal(size=(1, *size, 3)).astype(np.float32)
+    logits, memory, exchanged = [], [], {}
+    for devices in (1, DEVICES):
+        program, arguments = compiled(network, devices, variables, image)
+        memory.append(program.memory_analysis().temp_size_in_bytes)
+        logits.append(np.asarray(program(*arguments)))
+        exchanged = hlo.largest_collectives(hlo.parse(program.as_text()))
+    return {
+        "devices": DEVICES,
+        "largest_difference": float(np.abs(logits[1] - logits[0]).max()),
+        "largest_logit": float(np.abs(logits[0]).max()),
+        "temporary_bytes_of_one": memory[0],
+        "temporary_bytes_per_device": memory[1],
+        "share": memory[1] / memory[0],
+        "collectives": {
+            kind: {"count": count, "largest_bytes": largest}
+            for kind, (count, largest) in sorted(exchanged.items())
+        },
+    }
+
+
+def measure_apart(network: str, size: tuple[int, int] = SIZE) -> dict[str, Any]:
+    """:func:`measure` in a process that has the devices.
+
+    Raises:
+      RuntimeError: it failed; with its last words.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    count = f"--xla_force_host_platform_device_count={DEVICES}"
+    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{flags} {count}"}
+    code = (
+        "import json; from benchmarks.speed.spatial import measure; "
+        f"print(json.dumps(measure({network!r}, {tuple(size)!r})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=record.ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip()[-300:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def render(content: dict[str, Any]) -> str:
+    """The record as a markdown table."""
+    rows = []
+    for key, row in content["rows"].items():
+        found = row["collectives"]
+        exchanged = ", ".join(
+            f"{c['count']} {kind} (at most {c['largest_bytes'] / 1024:,.0f} KiB)"
+            for kind, c in found.items()
+        )
+        one, each = (
+            row[name] / 2**20
+            for name in ("temporary_bytes_of_one", "temporary_bytes_per_device")
+        )
+        difference = f"{row['largest_difference']:.1e} of {row['largest_logit']:.1f}"
+        memory = f"{each:,.0f} of {one:,.0f}", f"1/{1 / row['share']:.1f}"
+        rows.append([key, difference, *memory, exchanged])
+    header = "network", "logits differ by", "MiB per device", "share", "exchanged"
+    return record.table(header, rows)
+
+
+def arguments():
+    parser = record.parser(__doc__)
+    record.add_flags(parser)
+    parser.add_argument("--output", type=Path, default=RECORD, help="of the record")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
+    cases = {
+        f"{name} 1x{SIZE[0]}x{SIZE[1]}": partial(measure_apart, name)
+        for name in NETWORKS
+    }
+    chosen = record.chosen(cases, args.only)
+    failed = record.run(args.output, chosen, COMMAND, args.again, args.minutes)
+    print(render(record.read(args.output)))
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
