@@ -25,14 +25,15 @@ NETWORKS = ("resnet50 deeplabv3plus", "resnet18 unet")
 SIZE, CLASSES, DEVICES = (1024, 2048), 19, 8
 
 
-def compiled(network: str, spatial: int, variables, image):
+def compiled(network: str, spatial: int, variables, image) -> tuple[Any, Any]:
     """The forward pass, and its arguments on ``spatial`` devices that share rows."""
     import jax
 
     from segjax import sharding
     from segjax.models import build
 
-    model = build(*network.split(), CLASSES, platform="cpu", spatial=spatial)
+    encoder, decoder = network.split()
+    model = build(encoder, decoder, CLASSES, platform="cpu", spatial=spatial)
     mesh = sharding.make_mesh(1, 1, spatial, jax.devices()[:spatial])
     whole, rows = sharding.replicated(mesh), sharding.image_sharding(mesh)
     forward = jax.jit(model.apply, in_shardings=(whole, rows), out_shardings=rows)
@@ -49,7 +50,8 @@ def random_variables(network: str) -> Any:
     from segjax.models import build
 
     rng = np.random.default_rng(0)
-    model = build(*network.split(), CLASSES)
+    encoder, decoder = network.split()
+    model = build(encoder, decoder, CLASSES)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
 
     def stir(leaf):

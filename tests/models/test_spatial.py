@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import record
+from benchmarks.speed import spatial as benchmark
 from segjax import hlo, models, sharding
 
 DEVICES, CLASSES, SIZE = 8, 5, (256, 32)
@@ -71,3 +73,16 @@ def test_logits_are_one_devices_and_no_map_is_gathered(decoder):
     assert found.pop("collective-permute")[0] > 0
     assert found.keys() <= {"all-reduce"}
     assert all(largest <= pooled for _, largest in found.values())
+
+
+def test_the_record_reached_what_was_wanted_and_the_page_shows_it():
+    content = record.read(benchmark.RECORD)
+    assert len(content["rows"]) == len(benchmark.NETWORKS)
+    for row in content["rows"].values():
+        assert row["largest_difference"] <= 1e-4
+        assert 5 * row["temporary_bytes"]["each"] <= row["temporary_bytes"]["one"]
+        pooled = row["collectives"].get("all-reduce", {"largest_bytes": 0})
+        assert pooled["largest_bytes"] <= 4 * 2048
+        assert row["collectives"].keys() <= {"all-reduce", "collective-permute"}
+    page = record.ROOT / "docs" / "speed_spatial.md"
+    assert benchmark.render(content) in page.read_text()
