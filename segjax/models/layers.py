@@ -425,7 +425,11 @@ class Layers:
     ) -> jax.Array:
         """:func:`segjax.ops.resize.resize_bilinear` on the network's devices."""
         return resize_ops.resize_bilinear(
-            x, size, align_corners=align_corners, spatial=self.spatial
+            x,
+            size,
+            align_corners=align_corners,
+            platform=self.platform,
+            spatial=self.spatial,
         )
 
     def block(self, module: type[nn.Module]) -> type[nn.Module]:

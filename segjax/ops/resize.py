@@ -89,12 +89,18 @@ def resize_bicubic(
 
 
 def resize_bilinear(
-    x: jax.Array, size: tuple[int, int], *, align_corners: bool, spatial: int = 1
+    x: jax.Array,
+    size: tuple[int, int],
+    *,
+    align_corners: bool,
+    platform: str | None = None,
+    spatial: int = 1,
 ) -> jax.Array:
     """Resize x[B, H, W, C] to [B, *size, C] as torch's interpolate(mode="bilinear").
 
-    Two matrix products with constant matrices; no antialiasing when shrinking. Sums
-    run in float32 or wider; the result has the dtype of ``x``.
+    Two matrix products with constant matrices, or what :mod:`segjax.ops.table` has
+    instead; no antialiasing when shrinking. Sums run in float32 or wider; the result
+    has the dtype of ``x``.
 
     ``spatial`` is the number of devices over which rows are split. Then, by a whole
     factor and without ``align_corners``, a device asks its neighbours for one row each;
@@ -102,12 +108,47 @@ def resize_bilinear(
     """
     if x.shape[1:3] == tuple(size):
         return x
+    shape = (x.shape[1], x.shape[2], x.shape[3])
+    chosen = table.resize(platform, spatial, shape, size, align_corners)
+    if chosen == "transposed":
+        return _transposed(x, (size[0] // shape[0], size[1] // shape[1]))
     columns = _bilinear_matrix(size[1], x.shape[2], align_corners)
-    if table.resize(spatial, x.shape[1], size[0], align_corners) == "taps":
+    if chosen == "taps":
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return _columns(_rows_by_taps(wide, size[0]), columns).astype(x.dtype)
     rows = _bilinear_matrix(size[0], x.shape[1], align_corners)
     return _by_matrices(x, rows, columns)
+
+
+def _transposed(x: jax.Array, factors: tuple[int, int]) -> jax.Array:
+    """By whole factors: every pixel is spread as a triangle, a depthwise convolution.
+
+    The triangle's weights are multiples of 1 / (2 f), exact in bfloat16 where f is a
+    power of 2. Edges repeat: the map is padded by one pixel, which lies outside.
+    """
+    triangles, padding = [], []
+    for axis, f in enumerate(factors):
+        at = np.arange(-f, 2 * f)
+        weight = np.maximum(1 - np.abs((at + 0.5) / f - 0.5), 0)
+        at, weight = at[weight > 0], weight[weight > 0]
+        out = f * x.shape[1 + axis]
+        low = int(at[-1]) - f
+        dilated = f * (x.shape[1 + axis] + 1) + 1
+        padding.append((low, out - 1 + len(at) - dilated - low))
+        triangles.append(weight)
+    channels = x.shape[3]
+    kernel = np.outer(*triangles)[:, :, None, None]
+    return lax.conv_general_dilated(
+        jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge"),
+        jnp.asarray(np.broadcast_to(kernel, (*kernel.shape[:3], channels)), x.dtype),
+        (1, 1),
+        padding,
+        lhs_dilation=factors,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+        # Full precision: as for the columns.
+        precision=lax.Precision.HIGHEST,
+    )
 
 
 def _rows_by_taps(x: jax.Array, out: int) -> jax.Array:

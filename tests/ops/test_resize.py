@@ -67,7 +67,7 @@ def test_taps_are_the_matrices(factor, width):
     with jax.enable_x64(True):
         x = jnp.asarray(image(5, 7), float)
         size = (5 * factor, width)
-        assert table.resize(4, 5, size[0], align_corners=False) == "taps"
+        assert table.resize(None, 4, (5, 7, 2), size, False) == "taps"
 
         def resized(spatial):
             def f(x):
@@ -80,6 +80,28 @@ def test_taps_are_the_matrices(factor, width):
 
         for taps, matrices in zip(resized(4), resized(1), strict=True):
             np.testing.assert_allclose(taps, matrices, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("factors", [(2, 2), (4, 4), (3, 5), (8, 1), (1, 2)])
+def test_transposed_is_the_matrices(factors):
+    with jax.enable_x64(True):
+        x = jnp.asarray(image(5, 7, channels=64), float)
+        size = (5 * factors[0], 7 * factors[1])
+        assert table.resize("tpu", 1, (5, 7, 64), size, False) == "transposed"
+        assert table.resize("tpu", 1, (5, 7, 63), size, False) == "matrices"
+        assert table.resize("tpu", 1, (5, 7, 64), size, True) == "matrices"
+
+        def resized(platform):
+            def f(x):
+                return resize.resize_bilinear(
+                    x, size, align_corners=False, platform=platform
+                )
+
+            y, pull = jax.vjp(f, x)
+            return y, pull(jnp.sin(jnp.arange(y.size)).reshape(y.shape))[0]
+
+        for ours, matrices in zip(resized("tpu"), resized(None), strict=True):
+            np.testing.assert_allclose(ours, matrices, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("rows, out", [(9, 15), (9, 4), (1, 4), (5, 10)])
