@@ -39,5 +39,5 @@ def test_a_row_keeps_what_the_page_needs(monkeypatch):
         return options | {"steps": {"train": step}}
 
     monkeypatch.setattr(plans, "plan", fake)
-    row = plans.measure(("alexnet", "fcn32s", 64, 4, 2, "v5e:2x2"), plain=True)
+    row = plans.measure(plans.Case("alexnet", "fcn32s", 64, 4, 2), plain=True)
     assert row["images_per_chip"] == 2 and row["estimated_cycles"] == 1.0

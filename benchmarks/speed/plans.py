@@ -11,9 +11,11 @@ compiler's estimate (docs: ``segjax plan``), not a measurement.
 Record: docs/results/speed_plans.json; called again it goes on. Page: docs/plans.md.
 """
 
+import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -34,12 +36,31 @@ RECORD = record.ROOT / "docs" / "results" / "speed_plans.json"
 PAGE = record.ROOT / "docs" / "plans.md"
 CONFIG = record.ROOT / "configs" / "resnet_unet.py"
 COMMAND = "python -m benchmarks.speed.plans"
-# name -> (encoder, decoder, pixels, classes, images per chip, topology)
-CASES: dict[str, tuple[str, str, int, int, int, str]] = {
-    "resnet50 unet 256": ("resnet50", "unet", 256, 21, 16, "v5e:2x2"),
-    "resnet50 unet 256, 256 chips": ("resnet50", "unet", 256, 21, 16, "v5e:16x16"),
-    "resnet50 deeplabv3plus 512": ("resnet50", "deeplabv3plus", 512, 21, 8, "v5e:2x2"),
-    "mit_b0 segformer 512": ("mit_b0", "segformer", 512, 150, 8, "v5e:2x2"),
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its images and the slice; ``options`` are config overrides."""
+
+    encoder: str
+    decoder: str
+    size: int
+    classes: int
+    images: int  # per chip
+    topology: str = "v5e:2x2"
+    options: tuple[str, ...] = ()
+    contest: bool = True  # beside plain layers
+
+
+UNET = Case("resnet50", "unet", 256, 21, 16)
+CASES = {
+    "resnet50 unet 256": UNET,
+    "resnet50 unet 256, 256 chips": replace(UNET, topology="v5e:16x16", contest=False),
+    "resnet50 unet 256, statistics per device": replace(
+        UNET, options=("model.norm_group=device",), contest=False
+    ),
+    "resnet50 deeplabv3plus 512": Case("resnet50", "deeplabv3plus", 512, 21, 8),
+    "mit_b0 segformer 512": Case("mit_b0", "segformer", 512, 150, 8),
 }
 KEPT = (
     "estimated_cycles",
@@ -96,27 +117,26 @@ def _plain_model(make, config, classes, channels, platform, *rest, **options):
     return make(config, classes, channels, None, *rest, **options)
 
 
-def measure(case: Sequence[Any], plain: bool) -> dict[str, Any]:
+def measure(case: Case, plain: bool) -> dict[str, Any]:
     """The row of a contestant."""
-    encoder, decoder, size, classes, batch, topology = case
     overrides = (
-        f"model.encoder={encoder}",
-        f"model.decoder={decoder}",
-        f"data.image_size={size}",
+        f"model.encoder={case.encoder}",
+        f"model.decoder={case.decoder}",
+        f"data.image_size={case.size}",
         "model.dtype=bfloat16",
+        *case.options,
     )
-    config = configs.load(str(CONFIG), overrides)
     with plain_layers() if plain else nullcontext():
         found: dict[str, Any] = plan(
-            config,
-            f"{encoder} {decoder}",
-            topology,
-            batch_per_chip=batch,
-            classes=classes,
+            configs.load(str(CONFIG), overrides),
+            f"{case.encoder} {case.decoder}",
+            case.topology,
+            batch_per_chip=case.images,
+            classes=case.classes,
             steps=("train",),
         )
     row = {key: found["steps"]["train"].get(key) for key in KEPT}
-    return row | {"topology": topology, "images_per_chip": batch, "classes": classes}
+    return row | {"images_per_chip": case.images} | dataclasses.asdict(case)
 
 
 PAGE_HEAD = """# Training steps, by the TPU compiler
@@ -178,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = {}
     for name, case in CASES.items():
         cases[name] = partial(measure, case, False)
-        if not name.endswith("chips"):
+        if case.contest:
             cases[f"{name}, plain"] = partial(measure, case, True)
     chosen = record.chosen(cases, args.only)
     failed = record.run(RECORD, chosen, COMMAND, args.again, args.minutes)
