@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.layers import Conv, ConvTranspose, Norm
+from segjax.models.layers import Conv, ConvTranspose
+from segjax.models.norm import Norm
 
 Path = tuple[str, ...]
 KERNELS = ("kernel", "transposed_kernel")

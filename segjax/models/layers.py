@@ -5,7 +5,6 @@ it for convolutions and norms; families change single fields with
 ``dataclasses.replace``.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,9 +15,9 @@ import jax.numpy as jnp
 
 from segjax.models.dense import Dense, LayerNorm
 from segjax.models.drop import DropPath
+from segjax.models.norm import Norm
 from segjax.ops import conv as conv_ops
 from segjax.ops import lanes, packed, table
-from segjax.ops import norm as norm_ops
 from segjax.ops import pool as pool_ops
 from segjax.ops import resize as resize_ops
 from segjax.ops.packed import Packed, Window
@@ -233,75 +232,6 @@ class ConvTranspose(nn.Module):
             return y
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
         return y + bias.astype(self.dtype)[None, None, None, :]
-
-
-class Norm(nn.Module):
-    """Normalisation with ``scale`` and ``bias`` [C], and optionally the ReLU after it.
-
-    ``kind``: "batch" (collection ``batch_stats`` with ``mean`` and ``var`` as torch
-    keeps them: momentum 0.9, unbiased variance), "group" (32 groups, or the largest
-    divisor of C below), "layer" (over the channels of each pixel), "none" (only the
-    ReLU; its convolutions have a bias then). ``groups`` are those of the batch over
-    which "batch" takes its statistics in training.
-    """
-
-    kind: str = "batch"
-    relu: bool = False
-    eps: float = 1e-5
-    momentum: float = 0.9
-    groups: int = 1
-    param_dtype: Any = jnp.float32
-    platform: str | None = None
-
-    @nn.compact
-    def __call__(self, x: Any, train: bool) -> Any:
-        """x[B, H, W, C], perhaps packed -> the same shape and dtype."""
-        if isinstance(x, Packed):
-            y = self._normalize(x.array, x.channels, train)
-            return Packed(y, x.window)
-        return self._normalize(x, x.shape[3], train)
-
-    def _normalize(self, x: jax.Array, width: int, train: bool) -> jax.Array:
-        if self.kind == "none":
-            return nn.relu(x) if self.relu else x
-        channels = (width,)
-        ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
-        scale = self.param("scale", ones, channels, self.param_dtype)
-        bias = self.param("bias", zeros, channels, self.param_dtype)
-        if self.kind == "group":
-            groups = math.gcd(32, x.shape[3])
-            return norm_ops.group_norm(
-                x, scale, bias, groups=groups, eps=self.eps, relu=self.relu
-            )
-        if self.kind == "layer":
-            return norm_ops.layer_norm(x, scale, bias, eps=self.eps, relu=self.relu)
-        return self._batch(x, scale, bias, train)
-
-    def _batch(self, x, scale, bias, train):
-        shape, dtype = scale.shape, self.param_dtype
-        mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(shape, dtype))
-        var = self.variable("batch_stats", "var", lambda: jnp.ones(shape, dtype))
-        if not train:
-            return norm_ops.batch_norm(
-                x, scale, bias, mean.value, var.value, eps=self.eps, relu=self.relu
-            )
-        y, now_mean, now_var = norm_ops.batch_norm_train(
-            x,
-            scale,
-            bias,
-            eps=self.eps,
-            relu=self.relu,
-            groups=self.groups,
-            shift=mean.value,
-            platform=self.platform,
-        )
-        if not self.is_initializing():
-            count = x.size // scale.size // self.groups
-            unbiased = now_var * (count / max(count - 1, 1))
-            keep = self.momentum
-            mean.value = (keep * mean.value + (1 - keep) * now_mean).astype(dtype)
-            var.value = (keep * var.value + (1 - keep) * unbiased).astype(dtype)
-        return y
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.models.layers import Conv, Norm
+from segjax.models.layers import Conv
+from segjax.models.norm import Norm
 
 
 def test_running_statistics_are_torchs():
