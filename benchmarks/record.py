@@ -112,6 +112,20 @@ def chosen(cases: Mapping[str, Any], pattern: str) -> dict[str, Any]:
     return {key: case for key, case in cases.items() if fnmatchcase(key, pattern)}
 
 
+def carry_out(
+    path: Path,
+    cases: Mapping[str, Callable[[], Mapping[str, Any]]],
+    command: str,
+    args: argparse.Namespace,
+    render: Callable[[Mapping[str, Any]], str],
+) -> int:
+    """Measure what the flags of :func:`add_flags` ask for, print; the exit code."""
+    wanted = chosen(cases, args.only)
+    failed = run(path, wanted, command, args.again, args.minutes)
+    print(render(read(path)))
+    return int(bool(failed))
+
+
 def where(record: Mapping[str, Any]) -> str:
     """One sentence: command, machine and versions of a record."""
     platform = record["environment"]["platform"]

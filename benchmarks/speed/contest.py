@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,33 @@ def arguments(text: str | None):
         help="leave torch.compile out, which takes minutes (inference)",
     )
     return parser.parse_args()
+
+
+def main(
+    text: str | None,
+    task: str,
+    networks: Iterable[Network],
+    rivals: Sequence[Contestant],
+    path: Path,
+    command: str,
+) -> int:
+    """Measure the networks against the rivals, as the flags say; the exit code.
+
+    Gradients are compared where the task is training; ``compiled`` rivals take part
+    unless ``--no-compile``.
+    """
+    args = arguments(text)
+    contestants = (SEGJAX, *(c for c in rivals if args.compile or c not in COMPILED))
+    cases = {
+        network.key: partial(
+            contest,
+            network,
+            task,
+            contestants,
+            args.rounds,
+            args.steps,
+            gradients=task == "training",
+        )
+        for network in networks
+    }
+    return record.carry_out(args.output or path, cases, command, args, render)

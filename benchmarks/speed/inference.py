@@ -10,7 +10,6 @@ above 1 means that segjax is the faster.
 """
 
 import sys
-from functools import partial
 
 from benchmarks import record
 from benchmarks.speed import contest
@@ -29,25 +28,8 @@ def networks() -> list[Network]:
 
 
 def main() -> int:
-    args = contest.arguments(__doc__)
-    path = args.output or RECORD
-    contestants = (contest.SEGJAX, *contest.EAGER, *contest.COMPILED)
-    cases = {
-        network.key: partial(
-            contest.contest,
-            network,
-            "inference",
-            contestants if args.compile else contestants[:-1],
-            args.rounds,
-            args.steps,
-            gradients=False,
-        )
-        for network in networks()
-    }
-    chosen = record.chosen(cases, args.only)
-    failed = record.run(path, chosen, COMMAND, args.again, args.minutes)
-    print(contest.render(record.read(path)))
-    return int(bool(failed))
+    rivals = (*contest.EAGER, *contest.COMPILED)
+    return contest.main(__doc__, "inference", networks(), rivals, RECORD, COMMAND)
 
 
 if __name__ == "__main__":

@@ -390,10 +390,7 @@ def main() -> int:
     use_huge_pages()
     names = ("camvid", "jpeg512")
     cases = {name: partial(case, name, args.rounds, args.batches) for name in names}
-    chosen = record.chosen(cases, args.only)
-    failed = record.run(args.output, chosen, COMMAND, args.again, args.minutes)
-    print(render(record.read(args.output)))
-    return int(bool(failed))
+    return record.carry_out(args.output, cases, COMMAND, args, render)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def measure_apart(network: str, size: tuple[int, int] = SIZE) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def render(content: dict[str, Any]) -> str:
+def render(content: Mapping[str, Any]) -> str:
     """The record as a markdown table."""
     rows = []
     for key, row in content["rows"].items():
@@ -155,10 +156,7 @@ def main() -> int:
         f"{name} 1x{SIZE[0]}x{SIZE[1]}": partial(measure_apart, name)
         for name in NETWORKS
     }
-    chosen = record.chosen(cases, args.only)
-    failed = record.run(args.output, chosen, COMMAND, args.again, args.minutes)
-    print(render(record.read(args.output)))
-    return int(bool(failed))
+    return record.carry_out(args.output, cases, COMMAND, args, render)
 
 
 if __name__ == "__main__":

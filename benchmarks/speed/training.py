@@ -9,7 +9,6 @@ last. A ratio above 1 means that segjax is the faster.
 """
 
 import sys
-from functools import partial
 
 from benchmarks import record
 from benchmarks.speed import contest
@@ -24,25 +23,8 @@ def networks() -> list[Network]:
 
 
 def main() -> int:
-    args = contest.arguments(__doc__)
-    path = args.output or RECORD
-    contestants = (contest.SEGJAX, *contest.EAGER)
-    cases = {
-        network.key: partial(
-            contest.contest,
-            network,
-            "training",
-            contestants,
-            args.rounds,
-            args.steps,
-            gradients=True,
-        )
-        for network in networks()
-    }
-    chosen = record.chosen(cases, args.only)
-    failed = record.run(path, chosen, COMMAND, args.again, args.minutes)
-    print(contest.render(record.read(path)))
-    return int(bool(failed))
+    rivals = contest.EAGER
+    return contest.main(__doc__, "training", networks(), rivals, RECORD, COMMAND)
 
 
 if __name__ == "__main__":

@@ -60,12 +60,10 @@ def cross_entropy_sum(scores: Scores, labels: jax.Array) -> jax.Array:
     ``labels`` int[B, H, W] at the input's size. The same as the sum of
     :func:`segjax.ops.cross_entropy.softmax_cross_entropy` of the finished logits.
     """
-    window, classes = scores.rule.packed, scores.rule.num_classes
+    window = scores.rule.packed
     if window is None:
         return jnp.sum(softmax_cross_entropy(finish(scores), labels))
-    array, phases = _examples_inside(scores.array), window[0] * window[1]
-    spread = lanes.spread_labels(labels, window, array.shape[3])
-    return lanes.cross_entropy_sum(array, spread, phases, classes)
+    return lanes.cross_entropy_sum(*_with_labels(scores, window, labels))
 
 
 def predictions(scores: Scores) -> jax.Array:
@@ -83,12 +81,17 @@ def packed_confusion_matrix(scores: Scores, labels: jax.Array) -> jax.Array:
     Raises:
       ValueError: they are not packed.
     """
-    window, classes = scores.rule.packed, scores.rule.num_classes
+    window = scores.rule.packed
     if window is None:
         raise ValueError("the scores are not packed; count their predictions")
-    array, phases = _examples_inside(scores.array), window[0] * window[1]
+    return lanes.confusion_matrix(*_with_labels(scores, window, labels))
+
+
+def _with_labels(scores: Scores, window: Window, labels: jax.Array):
+    """Scores, labels, pixels side by side and classes, for :mod:`segjax.ops.lanes`."""
+    array = _examples_inside(scores.array)
     spread = lanes.spread_labels(labels, window, array.shape[3])
-    return lanes.confusion_matrix(array, spread, phases, classes)
+    return array, spread, window[0] * window[1], scores.rule.num_classes
 
 
 def _examples_inside(array: jax.Array) -> jax.Array:

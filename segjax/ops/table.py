@@ -35,8 +35,7 @@ def resize(
     product is the faster on a CPU.
 
     "transposed" on a TPU, for maps of many channels: products put columns in the lanes,
-    and the convolutions around them would copy the map (16 x 32x32x256, 4 times as
-    large, forward and backward, by the v5e's compiler: 4.5 M cycles -> 2.7 M).
+    and the convolutions around them would copy the map.
     """
     rows, columns, channels = shape
     whole = size[0] % rows == 0 and size[1] % columns == 0 and not align_corners
@@ -104,10 +103,8 @@ def conv_upsampled(
     """Return how to convolve an upsampled map, twice as large, without making it.
 
     "differences" of neighbours at the low resolution; they lose bits in bfloat16, so
-    they serve float32 and float64. "transposed": a transposed convolution; cycles of a
-    U-Net's block, forward and backward, by the v5e's compiler, 16 images, upsampled +
-    skip -> out channels: 8x8, 2048 + 1024 -> 256: 2.3 M -> 1.6 M; 32x32, 128 + 256 ->
-    64: 2.6 M -> 1.2 M. Else "plain".
+    they serve float32 and float64. "transposed": a transposed convolution, 4 taps a
+    pixel in place of 9, and no concatenation with the skip. Else "plain".
     """
     if target != (2 * size[0], 2 * size[1]):
         return "plain"

@@ -62,6 +62,14 @@ def test_bilinear_by_hand():
     np.testing.assert_allclose(corners[0, :, 0, 0], [0, 2, 4])
 
 
+def resized(x, size, **options):
+    """Value and gradient of a bilinear resizing."""
+    y, pull = jax.vjp(
+        lambda x: resize.resize_bilinear(x, size, align_corners=False, **options), x
+    )
+    return y, pull(jnp.sin(jnp.arange(y.size)).reshape(y.shape))[0]
+
+
 @pytest.mark.parametrize("factor, width", [(2, 14), (3, 7), (4, 9), (16, 3)])
 def test_taps_are_the_matrices(factor, width):
     with jax.enable_x64(True):
@@ -69,16 +77,8 @@ def test_taps_are_the_matrices(factor, width):
         size = (5 * factor, width)
         assert table.resize(None, 4, (5, 7, 2), size, False) == "taps"
 
-        def resized(spatial):
-            def f(x):
-                return resize.resize_bilinear(
-                    x, size, align_corners=False, spatial=spatial
-                )
-
-            y, pull = jax.vjp(f, x)
-            return y, pull(jnp.sin(jnp.arange(y.size)).reshape(y.shape))[0]
-
-        for taps, matrices in zip(resized(4), resized(1), strict=True):
+        pairs = zip(resized(x, size, spatial=4), resized(x, size), strict=True)
+        for taps, matrices in pairs:
             np.testing.assert_allclose(taps, matrices, rtol=0, atol=1e-10)
 
 
@@ -91,16 +91,8 @@ def test_transposed_is_the_matrices(factors):
         assert table.resize("tpu", 1, (5, 7, 63), size, False) == "matrices"
         assert table.resize("tpu", 1, (5, 7, 64), size, True) == "matrices"
 
-        def resized(platform):
-            def f(x):
-                return resize.resize_bilinear(
-                    x, size, align_corners=False, platform=platform
-                )
-
-            y, pull = jax.vjp(f, x)
-            return y, pull(jnp.sin(jnp.arange(y.size)).reshape(y.shape))[0]
-
-        for ours, matrices in zip(resized("tpu"), resized(None), strict=True):
+        pairs = zip(resized(x, size, platform="tpu"), resized(x, size), strict=True)
+        for ours, matrices in pairs:
             np.testing.assert_allclose(ours, matrices, rtol=0, atol=1e-10)
 
 
