@@ -100,9 +100,11 @@ class Albumented:
     def __init__(self, task: Task):
         # Importing it would ask the network for a newer version.
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-        import albumentations
+        import albumentations  # pyright: ignore[reportMissingImports]
         import cv2
-        from albumentations.pytorch import ToTensorV2
+        from albumentations.pytorch import (  # pyright: ignore[reportMissingImports]
+            ToTensorV2,
+        )
 
         (h, w), augment = pair(task.config.data.image_size), task.config.augment
         pre = preprocessing(task.config, 3)

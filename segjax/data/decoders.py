@@ -22,12 +22,12 @@ def _decoder(format: str) -> Callable[[bytes, str], np.ndarray] | None:
     """(content, Pillow's mode) -> uint8 array; None where none is installed."""
     try:
         if format == "JPEG":
-            import simplejpeg
+            import simplejpeg  # pyright: ignore[reportMissingImports]
 
             spaces = {"L": "GRAY", "RGB": "RGB"}
             return lambda data, mode: simplejpeg.decode_jpeg(data, spaces[mode])
         if format == "PNG":
-            import imagecodecs
+            import imagecodecs  # pyright: ignore[reportMissingImports]
 
             return lambda data, mode: imagecodecs.png_decode(data)
     except ImportError:
