@@ -1,4 +1,4 @@
-"""The command line: the only flags. Each command is one function, imported late.
+"""The command line. Each command is one function, imported late; flags: flags.py.
 
 ``segjax COMMAND`` and ``python -m segjax.main COMMAND`` are the same; without COMMAND
 it is ``train``.
@@ -12,149 +12,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-COMMANDS = ("train", "evaluate", "predict", "import", "export", "plan", "bench-input")
+from segjax import flags
+
 COMPUTING = ("train", "evaluate", "predict", "bench-input")
-EXAMPLES = """\
-examples:
-  segjax train --config configs/resnet_unet.py
-  segjax train --config configs/resnet_unet.py --config.optim.lr=0.003 --workdir runs/a
-  segjax evaluate --workdir runs/a --split val
-  segjax predict --workdir runs/a --input photos/ --output predictions/
-  segjax import --weights unet.pth --encoder resnet34 --decoder unet --workdir runs/b
-  segjax export --workdir runs/a --output unet.safetensors
-  segjax plan --config configs/resnet_unet.py --topology v5e:4x4 --batch-per-chip 16
-  segjax bench-input --config configs/resnet_unet.py --step-seconds 0.05
-
-Every knob of segjax/config.py can be set by --config.KEY=VALUE.
-"""
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="segjax",
-        description="Semantic segmentation: train, evaluate, predict, share weights.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
-            name, help=text, description=text, allow_abbrev=False
-        )
-        added.add_argument(
-            "--traceback", action="store_true", help="show where an error came from"
-        )
-        cluster = added.add_argument_group("several processes (else found out)")
-        cluster.add_argument("--coordinator", metavar="HOST:PORT")
-        cluster.add_argument("--processes", type=int, metavar="N")
-        cluster.add_argument("--process", type=int, metavar="I")
-        return added
-
-    train = command("train", "train, evaluate, checkpoint; resume what was begun")
-    train.add_argument("--config", required=True, metavar="FILE")
-    train.add_argument("--workdir", metavar="DIR", help="default: runs/<config>/<time>")
-    evaluate = command("evaluate", "evaluate a run's checkpoint on a whole split")
-    evaluate.add_argument("--workdir", required=True, metavar="DIR")
-    evaluate.add_argument("--split", metavar="NAME", help="default: the run's own")
-    predict = command("predict", "label images of any size with a trained run")
-    predict.add_argument("--workdir", required=True, metavar="DIR")
-    predict.add_argument("--input", required=True, metavar="FILE_OR_DIR")
-    predict.add_argument("--output", required=True, metavar="DIR")
-    export = command("export", "write a run's weights for other programs")
-    export.add_argument("--workdir", required=True, metavar="DIR")
-    export.add_argument("--output", required=True, metavar="FILE.safetensors")
-    export.add_argument(
-        "--format", default="torch", choices=["torch"], help="a PyTorch state dict"
-    )
-    export.add_argument(
-        "--naming", metavar="smp|torchvision|timm|transformers", help="whose names"
-    )
-    for added in (evaluate, predict, export):
-        added.add_argument("--checkpoint", default="best", metavar="best|latest|STEP")
-    _add_import(command("import", "a run's folder from another program's weights"))
-    _add_plan(command("plan", "compile a run's steps for a TPU slice, without a TPU"))
-    _add_bench_input(command("bench-input", "measure a config's input pipeline alone"))
-    return parser
-
-
-def _add_plan(added: argparse.ArgumentParser) -> None:
-    """The flags of ``plan``."""
-    configs = added.add_mutually_exclusive_group(required=True)
-    configs.add_argument("--config", metavar="FILE")
-    configs.add_argument(
-        "--compare", nargs=2, metavar=("A", "B"), help="two configs, side by side"
-    )
-    added.add_argument("--topology", required=True, metavar="v5e:4x4")
-    added.add_argument("--batch-per-chip", type=int, metavar="N")
-    added.add_argument(
-        "--classes", type=int, metavar="N", help="where the dataset is not here"
-    )
-    added.add_argument(
-        "--steps", nargs="+", choices=("train", "eval"), default=["train", "eval"]
-    )
-    added.add_argument(
-        "--output", metavar="FILE.json", help="default: runs/plans/<config>_<topology>"
-    )
-
-
-def _add_bench_input(added: argparse.ArgumentParser) -> None:
-    """The flags of ``bench-input``."""
-    added.add_argument("--config", required=True, metavar="FILE")
-    added.add_argument(
-        "--batches", type=int, metavar="N", help="default: two passes over the split"
-    )
-    added.add_argument(
-        "--step-seconds",
-        type=float,
-        default=0.0,
-        metavar="S",
-        help="of the step that takes the batches; default 0: it only takes them",
-    )
-    added.add_argument(
-        "--output", metavar="FILE.json", help="default: runs/bench_input/<config>"
-    )
-
-
-def _add_import(added: argparse.ArgumentParser) -> None:
-    """The flags of ``import``."""
-    file = ".safetensors, .pth or .pt"
-    added.add_argument("--weights", required=True, metavar="FILE", help=file)
-    added.add_argument("--workdir", required=True, metavar="DIR")
-    added.add_argument("--encoder", required=True, metavar="NAME")
-    added.add_argument("--decoder", metavar="NAME", help="default: unet")
-    classes = added.add_mutually_exclusive_group()
-    classes.add_argument(
-        "--classes", type=int, metavar="N", help="checked; default: as the weights have"
-    )
-    classes.add_argument(
-        "--labels", metavar="FILE", help="classes.json, or labels.json of a run"
-    )
-    added.add_argument(
-        "--like",
-        metavar="segjax|smp|torchvision|timm|transformers",
-        help="whose rules hold; default: whose names the weights have",
-    )
-    added.add_argument("--channels", type=int, metavar="N", help="default: 3")
-    for name in ("--mean", "--std"):
-        added.add_argument(
-            name, nargs="+", type=float, metavar="X", help="default: ImageNet's"
-        )
-    added.add_argument(
-        "--image-size",
-        nargs="+",
-        type=int,
-        metavar="PX",
-        help="H W to resize images to for the network; default: their own size",
-    )
-    added.add_argument(
-        "--ignore",
-        nargs="+",
-        default=(),
-        metavar="PATTERN",
-        help="tensors to pass over: 'aux_classifier.*'",
-    )
 
 
 def _start_processes(args: argparse.Namespace) -> None:
@@ -305,19 +165,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     launched = argv is None  # not called from a program of the user's
     argv = list(sys.argv[1:] if launched else argv)
-    if not argv or (argv[0] not in COMMANDS and argv[0] not in ("-h", "--help")):
+    if not argv or (argv[0] not in RUN and argv[0] not in ("-h", "--help")):
         if argv and not argv[0].startswith("-"):
             from segjax.config import nearest
 
             print(
-                f"segjax: no command {argv[0]!r}{nearest(argv[0], COMMANDS)}; there "
-                f"are {', '.join(COMMANDS)}",
+                f"segjax: no command {argv[0]!r}{nearest(argv[0], RUN)}; there "
+                f"are {', '.join(RUN)}",
                 file=sys.stderr,
             )
             return 2
         argv.insert(0, "train")
     overrides = [a for a in argv if a.startswith("--config.")]
-    args = _parser().parse_args([a for a in argv if a not in overrides])
+    args = flags.parser().parse_args([a for a in argv if a not in overrides])
     try:
         if launched and args.command in COMPUTING:
             from segjax.pages import use_huge_pages

@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "": set(),  # segjax/__init__.py: importing the package imports nothing
     "batch": set(),
     "names": set(),
+    "flags": set(),
     "ops": {"batch"},
     **{leaf: {"ops", "batch", "names"} for leaf in LEAVES},
     "weights": {"models", "ops", "batch"},
@@ -83,7 +84,7 @@ def parts(names: set[str]) -> set[str]:
 
 def allowed(part: str) -> set[str]:
     if part == "main":
-        return COMMANDS | {"config", ""}
+        return COMMANDS | {"config", "flags", ""}
     if part in COMMANDS:
         return OF_COMMANDS | CALLABLE_COMMANDS | {part, ""}
     return ALLOWED[part] | {part, ""}

@@ -1,0 +1,211 @@
+"""The flags of every command, and the examples that its ``--help`` shows.
+
+A command is a line in :data:`HELP`, its examples in :data:`EXAMPLES`, a function here
+that adds its flags, and a function in main.py that runs it.
+"""
+
+import argparse
+
+HELP: dict[str, str] = {
+    "train": "train, evaluate, checkpoint; resume what was begun",
+    "evaluate": "evaluate a run's checkpoint on a whole split",
+    "predict": "label images of any size with a trained run",
+    "import": "a run's folder from another program's weights",
+    "export": "write a run's weights for other programs",
+    "plan": "compile a run's steps for a TPU slice, without a TPU",
+    "bench-input": "measure a config's input pipeline alone",
+}
+"""Command -> what it does, in one line."""
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "train": (
+        "segjax train --config configs/resnet_unet.py",
+        "segjax train --config configs/resnet_unet.py --config.optim.lr=0.003 "
+        "--workdir runs/a",
+    ),
+    "evaluate": (
+        "segjax evaluate --workdir runs/a --split val",
+        "segjax evaluate --workdir runs/a --split test --config.data.root=DIR",
+    ),
+    "predict": ("segjax predict --workdir runs/a --input photos/ --output out/",),
+    "import": (
+        "segjax import --weights unet.pth --encoder resnet34 --decoder unet "
+        "--workdir runs/b",
+    ),
+    "export": ("segjax export --workdir runs/a --output unet.safetensors",),
+    "plan": (
+        "segjax plan --config configs/resnet_unet.py --topology v5e:4x4 "
+        "--batch-per-chip 16",
+        "segjax plan --compare configs/resnet_unet.py configs/resnet_fcn32s.py "
+        "--topology v5e:2x2",
+    ),
+    "bench-input": (
+        "segjax bench-input --config configs/resnet_unet.py --step-seconds 0.05",
+    ),
+}
+"""Command -> examples; ``segjax --help`` shows the first of each."""
+
+KNOBS = "Every knob of segjax/config.py can be set by --config.KEY=VALUE."
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line, without the ``--config.`` overrides."""
+    whole = argparse.ArgumentParser(
+        prog="segjax",
+        description="Semantic segmentation: train, evaluate, predict, share weights.",
+        epilog=_epilog(examples[0] for examples in EXAMPLES.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND")
+    for name, text in HELP.items():
+        added = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=_epilog(EXAMPLES[name]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        FLAGS[name](added)
+        _add_shared(added)
+    return whole
+
+
+def _epilog(examples) -> str:
+    return "\n".join(["examples:", *(f"  {line}" for line in examples), "", KNOBS])
+
+
+def _add_shared(added: argparse.ArgumentParser) -> None:
+    """What every command has."""
+    added.add_argument(
+        "--traceback", action="store_true", help="show where an error came from"
+    )
+    cluster = added.add_argument_group("several processes (else found out)")
+    cluster.add_argument("--coordinator", metavar="HOST:PORT")
+    cluster.add_argument("--processes", type=int, metavar="N")
+    cluster.add_argument("--process", type=int, metavar="I")
+
+
+def _add_workdir(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--workdir", required=True, metavar="DIR")
+
+
+def _add_checkpoint(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--checkpoint", default="best", metavar="best|latest|STEP")
+
+
+def _add_train(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--config", required=True, metavar="FILE")
+    added.add_argument("--workdir", metavar="DIR", help="default: runs/<config>/<time>")
+
+
+def _add_evaluate(added: argparse.ArgumentParser) -> None:
+    _add_workdir(added)
+    added.add_argument("--split", metavar="NAME", help="default: the run's own")
+    _add_checkpoint(added)
+
+
+def _add_predict(added: argparse.ArgumentParser) -> None:
+    _add_workdir(added)
+    added.add_argument("--input", required=True, metavar="FILE_OR_DIR")
+    added.add_argument("--output", required=True, metavar="DIR")
+    _add_checkpoint(added)
+
+
+def _add_export(added: argparse.ArgumentParser) -> None:
+    _add_workdir(added)
+    added.add_argument("--output", required=True, metavar="FILE.safetensors")
+    added.add_argument(
+        "--format", default="torch", choices=["torch"], help="a PyTorch state dict"
+    )
+    added.add_argument(
+        "--naming", metavar="smp|torchvision|timm|transformers", help="whose names"
+    )
+    _add_checkpoint(added)
+
+
+def _add_plan(added: argparse.ArgumentParser) -> None:
+    configs = added.add_mutually_exclusive_group(required=True)
+    configs.add_argument("--config", metavar="FILE")
+    configs.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="two configs, side by side"
+    )
+    added.add_argument("--topology", required=True, metavar="v5e:4x4")
+    added.add_argument("--batch-per-chip", type=int, metavar="N")
+    added.add_argument(
+        "--classes", type=int, metavar="N", help="where the dataset is not here"
+    )
+    added.add_argument(
+        "--steps", nargs="+", choices=("train", "eval"), default=["train", "eval"]
+    )
+    added.add_argument(
+        "--output", metavar="FILE.json", help="default: runs/plans/<config>_<topology>"
+    )
+
+
+def _add_bench_input(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--config", required=True, metavar="FILE")
+    added.add_argument(
+        "--batches", type=int, metavar="N", help="default: two passes over the split"
+    )
+    added.add_argument(
+        "--step-seconds",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="of the step that takes the batches; default 0: it only takes them",
+    )
+    added.add_argument(
+        "--output", metavar="FILE.json", help="default: runs/bench_input/<config>"
+    )
+
+
+def _add_import(added: argparse.ArgumentParser) -> None:
+    file = ".safetensors, .pth or .pt"
+    added.add_argument("--weights", required=True, metavar="FILE", help=file)
+    added.add_argument("--workdir", required=True, metavar="DIR")
+    added.add_argument("--encoder", required=True, metavar="NAME")
+    added.add_argument("--decoder", metavar="NAME", help="default: unet")
+    classes = added.add_mutually_exclusive_group()
+    classes.add_argument(
+        "--classes", type=int, metavar="N", help="checked; default: as the weights have"
+    )
+    classes.add_argument(
+        "--labels", metavar="FILE", help="classes.json, or labels.json of a run"
+    )
+    added.add_argument(
+        "--like",
+        metavar="segjax|smp|torchvision|timm|transformers",
+        help="whose rules hold; default: whose names the weights have",
+    )
+    added.add_argument("--channels", type=int, metavar="N", help="default: 3")
+    for name in ("--mean", "--std"):
+        added.add_argument(
+            name, nargs="+", type=float, metavar="X", help="default: ImageNet's"
+        )
+    added.add_argument(
+        "--image-size",
+        nargs="+",
+        type=int,
+        metavar="PX",
+        help="H W to resize images to for the network; default: their own size",
+    )
+    added.add_argument(
+        "--ignore",
+        nargs="+",
+        default=(),
+        metavar="PATTERN",
+        help="tensors to pass over: 'aux_classifier.*'",
+    )
+
+
+FLAGS = {
+    "train": _add_train,
+    "evaluate": _add_evaluate,
+    "predict": _add_predict,
+    "import": _add_import,
+    "export": _add_export,
+    "plan": _add_plan,
+    "bench-input": _add_bench_input,
+}

@@ -1,0 +1,48 @@
+"""The command line: every command has help with examples, and they are right."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from segjax import flags
+from segjax.main import COMPUTING, RUN, main
+
+ROOT = Path(__file__).parents[1]
+
+
+def parsed(line: str):
+    """What the parser makes of a line that a document shows."""
+    words = shlex.split(line, comments=True)
+    assert words[0] == "segjax"
+    words = [word for word in words[1:] if not word.startswith("--config.")]
+    return flags.parser().parse_args(words)
+
+
+def test_every_command_can_be_run_and_is_explained():
+    assert list(RUN) == list(flags.HELP) == list(flags.EXAMPLES) == list(flags.FLAGS)
+    assert set(COMPUTING) <= set(RUN)
+
+
+@pytest.mark.parametrize("command", flags.HELP)
+def test_help_shows_examples_that_parse(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    for example in flags.EXAMPLES[command]:
+        assert f"\n  {example}\n" in shown
+        assert parsed(example).command == command
+
+
+def test_the_readmes_commands_parse():
+    text = re.sub(r"\\\n\s*", "", (ROOT / "README.md").read_text())
+    lines = re.findall(r"^segjax [a-z].*", text, re.MULTILINE)
+    assert len(lines) > 8
+    assert {parsed(line).command for line in lines} <= set(RUN)
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(capsys):
+    assert main(["evalute"]) == 2
+    assert "did you mean evaluate?" in capsys.readouterr().err
