@@ -145,6 +145,13 @@ def default() -> Config:
         every=_any(),  # steps or epochs, as the run's length; None: at the end only
         batch_size=config_dict.placeholder(int),  # None: data.batch_size
         bucket=32,  # px: padded sizes are multiples of it, so few are compiled
+        # Of evaluate and predict; training scores whole images, once.
+        mode="whole",  # how the network sees an image: whole | slide (by windows)
+        window=_any(),  # px, int or (H, W), multiples of bucket; None: data.image_size
+        overlap=0.5,  # of neighbouring windows, fraction of a window, at least
+        margin=0,  # px at a window's ends that count for nothing
+        scales=(1.0,),  # factors on the image; probabilities are averaged over them
+        flip=False,  # and over the mirror images
     )
     config.checkpoint = _options(
         every=_any(),  # steps or epochs, as the run's length; None: at the end only
@@ -176,6 +183,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.norm": ("batch", "group", "layer", "none"),
     "model.dtype": ("float32", "bfloat16", "float64"),
     "model.inflate": ("repeat", "mean", "zero"),
+    "eval.mode": ("whole", "slide"),
     "optim.name": ("sgd", "adamw", "lamb", "lars"),
     "optim.schedule": ("constant", "poly", "cosine", "one_cycle"),
 }
@@ -222,6 +230,9 @@ USED_WHEN: dict[str, tuple[Chosen, str]] = {
     "loss.tversky_smooth": _chosen("loss.name", "tversky"),
     "loss.lovasz_per_image": _chosen("loss.name", "lovasz_softmax"),
     "loss.boundary_width": _chosen("loss.name", "boundary"),
+    "eval.window": _chosen("eval.mode", "slide"),
+    "eval.overlap": _chosen("eval.mode", "slide"),
+    "eval.margin": _chosen("eval.mode", "slide"),
     "optim.power": _chosen("optim.schedule", "poly"),
     "optim.end_factor": _chosen("optim.schedule", "poly", "cosine"),
     "optim.momentum": _chosen("optim.name", "sgd", "lars"),
@@ -301,13 +312,23 @@ def _contradictions(config: Config) -> Iterable[str]:
             f"config.optim.warmup_steps={config.optim.warmup_steps} leaves nothing of "
             f"config.steps={config.steps}; make it smaller"
         )
-    size = config.data.image_size
-    if not isinstance(size, int) and not (
-        isinstance(size, (tuple, list))
-        and len(size) == 2
-        and all(isinstance(n, int) for n in size)
-    ):
-        yield f"config.data.image_size={size!r} must be an int or (height, width)"
+    for key in ("data.image_size", "eval.window"):
+        size = get(config, key)
+        if size is None and key != "data.image_size":
+            continue
+        if not isinstance(size, int) and not (
+            isinstance(size, (tuple, list))
+            and len(size) == 2
+            and all(isinstance(n, int) for n in size)
+        ):
+            yield f"config.{key}={size!r} must be an int or (height, width)"
+    options = config.eval
+    if not 0 <= options.overlap < 1:
+        yield f"config.eval.overlap={options.overlap!r} must be 0 or more, below 1"
+    if options.margin < 0:
+        yield f"config.eval.margin={options.margin!r} must be 0 px or more"
+    if not options.scales or not all(scale > 0 for scale in options.scales):
+        yield f"config.eval.scales={options.scales!r} must be positive factors"
     low_high = config.augment.scale
     if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
         yield f"config.augment.scale={low_high!r} must be (low, high), 0 < low <= high"

@@ -57,6 +57,18 @@ def test_overrides_reach_the_config_with_their_types():
         (["loss.focal_gamma=1.0"], r"loss\.focal_gamma=1\.0 is not used.*focal"),
         (["data.batch_size=0"], r"data\.batch_size=0 must be positive"),
         (["optim.accumulate=3"], r"accumulate=3 does not divide .*batch_size=16"),
+        (["eval.overlap=0.3"], r"eval\.overlap=0\.3 is not used.*eval\.mode = slide"),
+        (
+            ["eval.mode=slide", "eval.overlap=1"],
+            r"overlap=1\.0 must be 0 or more, below",
+        ),
+        (
+            ["eval.mode=slide", "eval.margin=-1"],
+            r"eval\.margin=-1 must be 0 px or more",
+        ),
+        (["eval.mode=slide", "eval.window=(1,)"], r"window=\(1,\) must be an int or"),
+        (["eval.scales=()"], r"eval\.scales=\(\) must be positive factors"),
+        (["eval.mode=sliding"], r"not one of whole, slide; did you mean slide\?"),
         (["optim.warmup_steps=900"], r"warmup_steps=900 leaves nothing"),
         (["data.image_size=(1,2,3)"], r"image_size=\(1, 2, 3\) must be an int or"),
         (["model.inflate=mean"], r"inflate='mean' is not used.*model\.pretrained"),

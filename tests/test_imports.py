@@ -32,11 +32,20 @@ ALLOWED: dict[str, set[str]] = {
     "config": {*LEAVES, "ops", "batch"},
     "preprocessing": {"config", "weights"},
     "setup": {"preprocessing", "config", "step", "weights", *LEAVES, "ops", "batch"},
+    "windows": {"sharding"},
+    "views": {*("setup", "preprocessing", "config", "windows"), *LEAVES, "ops"},
+    "card": {"views", "config", "logs", "batch"},
     "inference": {"config", "step", "weights", *LEAVES, "ops", "batch"},
 }
-OF_COMMANDS = {*ALLOWED["setup"], "setup", "inference"}
+OF_COMMANDS = {*ALLOWED["setup"], "setup", "inference", "views", "card"}
 CALLABLE_COMMANDS = {"evaluate", "predict", "doctor"}
-READ_CONFIGS = {"config", "preprocessing", "setup", "inference"}  # and the commands
+READ_CONFIGS = {
+    "config",
+    "preprocessing",
+    "setup",
+    "inference",
+    "views",
+}  # and the commands
 
 
 def name_of(path: Path) -> str:
