@@ -55,12 +55,21 @@ def confusion_matrix(
 
 
 def confusion_of_scores(
-    scores: Scores, label: jax.Array, num_classes: int, platform: str | None = None
+    scores: Scores,
+    label: jax.Array,
+    num_classes: int,
+    platform: str | None = None,
+    predicted: jax.Array | None = None,
 ) -> jax.Array:
-    """:func:`confusion_matrix` of what a model's unfinished scores predict."""
+    """:func:`confusion_matrix` of what a model's unfinished scores predict.
+
+    ``predicted`` int32[B, H, W]: their predictions where they are known already.
+    """
     if scores.rule.packed is not None:
         return packed_confusion_matrix(scores, label)
-    return confusion_matrix(predictions(scores), label, num_classes, platform)
+    if predicted is None:
+        predicted = predictions(scores)
+    return confusion_matrix(predicted, label, num_classes, platform)
 
 
 class Confusion:

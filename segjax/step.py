@@ -80,9 +80,10 @@ def init_state(
 
 
 def _forward(model: nn.Module, loss: Loss, aux_weight: float, counts, key):
-    """The function (params, stats, images, labels, part) -> (loss, (stats, scores)).
+    """(params, stats, images, labels, part) -> (loss, (stats, (scores, predicted))).
 
-    ``part`` is the number of the accumulated part, so that each drops its own units.
+    ``predicted``: as of :meth:`segjax.losses.Loss.of_scores`. ``part`` is the number of
+    the accumulated part, so that each drops its own units.
     """
 
     def forward(params, batch_stats, images, labels, part):
@@ -95,10 +96,10 @@ def _forward(model: nn.Module, loss: Loss, aux_weight: float, counts, key):
             rngs={"dropout": jax.random.fold_in(key, part)},
         )
         with jax.named_scope("loss"):
-            value = loss.of_scores(scores, labels, counts)
+            value, predicted = loss.of_scores(scores, labels, counts)
         for auxiliary in jax.tree.leaves(updates.get("auxiliary", {})):
             value += aux_weight * loss.value(auxiliary, labels, counts)
-        return value, (updates.get("batch_stats", {}), scores)
+        return value, (updates.get("batch_stats", {}), (scores, predicted))
 
     return forward
 
@@ -113,19 +114,24 @@ def _gradients(
     to the loss of the whole, whatever was ignored in each.
     """
     grad = jax.value_and_grad(forward, has_aux=True)
+
+    def count(found, labels):
+        scores, predicted = found
+        return confusion_of_scores(scores, labels, classes, platform, predicted)
+
     if accumulate == 1:
         (value, (stats, scores)), grads = grad(
             state.params, state.batch_stats, images, labels, 0
         )
         with jax.named_scope("metrics"):
-            matrix = confusion_of_scores(scores, labels, classes, platform)
+            matrix = count(scores, labels)
         return value, grads, stats, matrix
 
     def part(carry, batch):
         value, grads, stats, matrix = carry
         number, images, labels = batch
         (v, (stats, scores)), g = grad(state.params, stats, images, labels, number)
-        matrix += confusion_of_scores(scores, labels, classes, platform)
+        matrix += count(scores, labels)
         return (value + v, jax.tree.map(jnp.add, grads, g), stats, matrix), None
 
     # Part i takes every accumulate-th example: each device keeps its own rows.
@@ -250,9 +256,12 @@ def make_eval_step(
             value = loss.value(logits, label)
             matrix = confusion_matrix(prediction, label, num_classes, platform)
         else:
-            prediction = predictions(scores)
-            value = loss.of_scores(scores, label)
-            matrix = confusion_of_scores(scores, label, num_classes, platform)
+            value, prediction = loss.of_scores(scores, label)
+            if prediction is None:
+                prediction = predictions(scores)
+            matrix = confusion_of_scores(
+                scores, label, num_classes, platform, prediction
+            )
         return {
             "confusion": matrix,
             "loss": value,

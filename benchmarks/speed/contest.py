@@ -181,12 +181,12 @@ def contest(
 def compare_first(task: str, firsts: Mapping[str, float]) -> None:
     """What the timed programs themselves computed at first: loss, or mean class.
 
-    Dropout makes losses differ (4 % in a MiT-B0 SegFormer); classes differ where two
-    logits are as good as equal. The limits are to see another network, not another
-    rounding.
+    Dropout makes losses differ (4 % in a MiT-B0 SegFormer; 17 % were seen in an FPN,
+    whose dropout is of whole channels); classes differ where two logits are as good as
+    equal. The limits are to see another network, not another rounding.
     """
     ours = firsts[SEGJAX.name]
-    limit = {"training": 0.1, "inference": 0.02}[task]
+    limit = {"training": 0.3, "inference": 0.02}[task]
     for name, value in firsts.items():
         if not abs(value - ours) <= limit * abs(ours):
             raise ValueError(

@@ -136,13 +136,16 @@ class Loss:
 
     def of_scores(
         self, scores: Scores, labels: jax.Array, counts: jax.Array | None = None
-    ) -> jax.Array:
-        """:meth:`value` of a model's unfinished scores, in their own form if it can."""
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """:meth:`value` of a model's unfinished scores, in their own form if it can.
+
+        Second, the predictions int32[B, H, W], where they were found on the way.
+        """
         if not self._sums_cross_entropy:
-            return self.value(finish(scores), labels, counts)
-        total = cross_entropy_sum(scores, labels)
+            return self.value(finish(scores), labels, counts), None
+        total, predicted = cross_entropy_sum(scores, labels)
         count = (self.counts(labels) if counts is None else counts)[0]
-        return self.weights[0] * ratio(total, count)
+        return self.weights[0] * ratio(total, count), predicted
 
 
 def build_loss(

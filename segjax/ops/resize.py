@@ -37,7 +37,7 @@ def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return x
 
 
-def _bilinear_matrix(out: int, size: int, align_corners: bool) -> np.ndarray:
+def bilinear_matrix(out: int, size: int, align_corners: bool) -> np.ndarray:
     """float64[out, size]: the weights of linear interpolation, clamped at the ends."""
     if align_corners:
         at = np.arange(out) * ((size - 1) / max(out - 1, 1))
@@ -112,11 +112,11 @@ def resize_bilinear(
     chosen = table.resize(platform, spatial, shape, size, align_corners)
     if chosen == "transposed":
         return _transposed(x, (size[0] // shape[0], size[1] // shape[1]))
-    columns = _bilinear_matrix(size[1], x.shape[2], align_corners)
+    columns = bilinear_matrix(size[1], x.shape[2], align_corners)
     if chosen == "taps":
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return _columns(_rows_by_taps(wide, size[0]), columns).astype(x.dtype)
-    rows = _bilinear_matrix(size[0], x.shape[1], align_corners)
+    rows = bilinear_matrix(size[0], x.shape[1], align_corners)
     return _by_matrices(x, rows, columns)
 
 

@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from segjax.ops import lanes
+from segjax.ops import lanes, strips, table
 from segjax.ops.cross_entropy import softmax_cross_entropy
 from segjax.ops.packed import Packed, Window, unpack
 from segjax.ops.resize import resize_bilinear
@@ -54,25 +54,42 @@ def finish(scores: Scores) -> jax.Array:
     return array[:, : rule.crop[0], : rule.crop[1]]
 
 
-def cross_entropy_sum(scores: Scores, labels: jax.Array) -> jax.Array:
+def cross_entropy_sum(
+    scores: Scores, labels: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
     """float32[]: the sum of every pixel's cross-entropy in nats; IGNORE counts 0.
 
     ``labels`` int[B, H, W] at the input's size. The same as the sum of
     :func:`segjax.ops.cross_entropy.softmax_cross_entropy` of the finished logits.
+    Second, what :func:`predictions` returns where it is known by then, else None.
     """
-    window = scores.rule.packed
-    if window is None:
-        return jnp.sum(softmax_cross_entropy(finish(scores), labels))
-    return lanes.cross_entropy_sum(*_with_labels(scores, window, labels))
+    rule, window = scores.rule, scores.rule.packed
+    if window is not None:
+        return lanes.cross_entropy_sum(*_with_labels(scores, window, labels)), None
+    if _in_strips(scores):
+        return strips.cross_entropy_sum(
+            scores.array, labels, rule.size, align_corners=rule.align_corners
+        )
+    return jnp.sum(softmax_cross_entropy(finish(scores), labels)), None
 
 
 def predictions(scores: Scores) -> jax.Array:
     """int32[B, H, W]: every pixel's class with the best score, the first of equals."""
-    window = scores.rule.packed
-    if window is None:
-        return jnp.argmax(finish(scores), -1).astype(jnp.int32)
-    found = lanes.predictions(_examples_inside(scores.array), window[0] * window[1])
-    return unpack(Packed(found.transpose(2, 0, 1, 3), window))[..., 0]
+    rule, window = scores.rule, scores.rule.packed
+    if window is not None:
+        array = _examples_inside(scores.array)
+        found = lanes.predictions(array, window[0] * window[1])
+        return unpack(Packed(found.transpose(2, 0, 1, 3), window))[..., 0]
+    if _in_strips(scores):
+        return strips.predictions(
+            scores.array, rule.size, rule.crop, align_corners=rule.align_corners
+        )
+    return jnp.argmax(finish(scores), -1).astype(jnp.int32)
+
+
+def _in_strips(scores: Scores) -> bool:
+    shape = scores.array.shape[1], scores.array.shape[2], scores.array.shape[3]
+    return table.in_strips(scores.rule.spatial, shape, scores.rule.size)
 
 
 def packed_confusion_matrix(scores: Scores, labels: jax.Array) -> jax.Array:

@@ -138,6 +138,15 @@ def window(
     return found if useful and doubled and fits else (1, 1)
 
 
+def in_strips(spatial: int, shape: tuple[int, int, int], size: tuple[int, int]) -> bool:
+    """Whether scores ``shape`` (h, w, K) become logits strip by strip, for the loss.
+
+    (:mod:`segjax.ops.strips`.) Those of an example are then 8 MiB or more in float32.
+    """
+    large = size[0] * size[1] * shape[2] >= 2**21
+    return large and shape[:2] != tuple(size) and spatial == 1
+
+
 def max_pool(platform: str | None) -> str:
     """Return "plain" (select-and-scatter backward) or "indexed" (75 ms -> 10 ms)."""
     return "indexed" if platform == "cpu" else "plain"

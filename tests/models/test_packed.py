@@ -53,8 +53,8 @@ def evaluate(platform, decoder, image, labels):
                 mutable=["batch_stats"],
                 method="scores",
             )
-            value = build_loss("cross_entropy").of_scores(scores, labels)
-            both = build_loss("cross_entropy+dice").of_scores(scores, labels)
+            value = build_loss("cross_entropy").of_scores(scores, labels)[0]
+            both = build_loss("cross_entropy+dice").of_scores(scores, labels)[0]
             matrix = confusion_of_scores(scores, labels, CLASSES, platform)
             found = (new, matrix, predictions(scores), finish(scores))
             packed = jnp.asarray(scores.rule.packed is not None)
