@@ -16,6 +16,7 @@ FILE_LINES, FUNCTION_LINES = 300, 60
 LEAVES = {
     *("models", "losses", "augment", "metrics", "optim", "sharding"),
     *("checkpoint", "logs", "data", "cache", "hlo", "chips", "flops"),
+    *("regions", "detection"),
 }
 # What a part may import of segjax, besides itself. A part that is not here is a
 # command: a file directly in segjax/ that main.py calls.
