@@ -2,12 +2,15 @@
 
     python -m benchmarks.models --output docs/models.md
 
-Nothing is computed: networks are traced. Papers are the first paragraph of a family's
-file, references the namings that weights come in.
+It also writes segjax/models/catalogue.json, the same for ``segjax models``. Nothing is
+computed: networks are traced. Papers are the first paragraph of a family's file,
+references the namings that weights come in.
 """
 
 import functools
 import inspect
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +141,68 @@ def render() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+CATALOGUE = record.ROOT / "segjax" / "models" / "catalogue.json"
+_ROW = re.compile(r"^\| `(\w+)` \| (.*) \|$")
+
+
+def catalogue(page: str) -> dict[str, dict[str, Any]]:
+    """What the page says, with what encoders provide and decoders need."""
+
+    def count(text: str) -> int:
+        return int(text.replace(",", ""))
+
+    def listed(text: str) -> list[str]:
+        return [] if text == "none" else text.split(", ")
+
+    first, second = page.split("## Decoders")
+    found: dict[str, dict[str, Any]] = {"encoders": {}, "decoders": {}}
+    title = ""
+    for line in first.splitlines():
+        title = line.removeprefix("### ") if line.startswith("### ") else title
+        if row := _ROW.match(line):
+            strides, classifier, own, macs, weights = row[2].split(" | ")
+            provides = getattr(getattr(encoders, row[1]).func, "provides", ())
+            found["encoders"][row[1]] = {
+                "family": title,
+                "strides": [int(stride) for stride in strides.split()],
+                "classifier": count(classifier),
+                "encoder": count(own),
+                "gmacs": float(macs),
+                "weights": listed(weights),
+                "provides": list(provides),
+            }
+    for line in second.splitlines():
+        if row := _ROW.match(line):
+            beside, own, whole, macs, _, weights, text = row[2].split(" | ")
+            found["decoders"][row[1]] = {
+                "paper": text,
+                "with": beside.strip("`"),
+                "decoder": count(own),
+                "network": count(whole),
+                "gmacs": float(macs),
+                "weights": listed(weights),
+                "needs": getattr(getattr(decoders, row[1]).func, "needs", None),
+            }
+    return found
+
+
+def write_catalogue(page: str) -> None:
+    """catalogue.json, one line per name."""
+    kinds = []
+    for kind, rows in catalogue(page).items():
+        lines = ",\n".join(
+            f"  {json.dumps(n)}: {json.dumps(r)}" for n, r in rows.items()
+        )
+        kinds.append(f'"{kind}": {{\n{lines}\n}}')
+    CATALOGUE.write_text("{\n" + ",\n".join(kinds) + "\n}\n")
+
+
 def main() -> None:
     parser = record.parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="docs/models.md")
-    parser.parse_args().output.write_text(render())
+    path = parser.parse_args().output
+    path.write_text(render())
+    write_catalogue(path.read_text())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ that adds its flags, and a function in main.py that runs it.
 """
 
 import argparse
+from collections.abc import Iterable
 
 HELP: dict[str, str] = {
     "train": "train, evaluate, checkpoint; resume what was begun",
@@ -14,6 +15,10 @@ HELP: dict[str, str] = {
     "export": "write a run's weights for other programs",
     "plan": "compile a run's steps for a TPU slice, without a TPU",
     "bench-input": "measure a config's input pipeline alone",
+    "models": "list encoders and decoders",
+    "datasets": "list the sources of examples, and which are here",
+    "losses": "list losses and their options",
+    "completion": "a script that completes commands, flags and knobs in a shell",
 }
 """Command -> what it does, in one line."""
 
@@ -42,10 +47,22 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bench-input": (
         "segjax bench-input --config configs/resnet_unet.py --step-seconds 0.05",
     ),
+    "models": ("segjax models", "segjax models 'resnet*'", "segjax models dpt"),
+    "datasets": ("segjax datasets", "segjax datasets folder"),
+    "losses": ("segjax losses", "segjax losses tversky"),
+    "completion": (
+        "segjax completion bash > ~/.segjax.bash && source ~/.segjax.bash",
+        "segjax completion zsh > ~/.segjax.zsh && source ~/.segjax.zsh",
+    ),
 }
 """Command -> examples; ``segjax --help`` shows the first of each."""
 
 KNOBS = "Every knob of segjax/config.py can be set by --config.KEY=VALUE."
+PROCESSES = ("train", "evaluate", "predict")
+"""Commands that several processes run together."""
+
+PLAIN = ("models", "datasets", "losses", "completion")
+"""Commands without a config: an override is a mistake."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,24 +80,25 @@ def parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=text,
-            epilog=_epilog(EXAMPLES[name]),
+            epilog=_epilog(EXAMPLES[name], name not in PLAIN),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         FLAGS[name](added)
-        _add_shared(added)
+        added.add_argument(
+            "--traceback", action="store_true", help="show where an error came from"
+        )
+        if name in PROCESSES:
+            _add_processes(added)
     return whole
 
 
-def _epilog(examples) -> str:
-    return "\n".join(["examples:", *(f"  {line}" for line in examples), "", KNOBS])
+def _epilog(examples: Iterable[str], knobs: bool = True) -> str:
+    lines = ["examples:", *(f"  {line}" for line in examples)]
+    return "\n".join([*lines, "", KNOBS] if knobs else lines)
 
 
-def _add_shared(added: argparse.ArgumentParser) -> None:
-    """What every command has."""
-    added.add_argument(
-        "--traceback", action="store_true", help="show where an error came from"
-    )
+def _add_processes(added: argparse.ArgumentParser) -> None:
     cluster = added.add_argument_group("several processes (else found out)")
     cluster.add_argument("--coordinator", metavar="HOST:PORT")
     cluster.add_argument("--processes", type=int, metavar="N")
@@ -200,6 +218,19 @@ def _add_import(added: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_listing(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "pattern",
+        nargs="?",
+        metavar="PATTERN",
+        help="names with * and ?, or a part of a name; default: all",
+    )
+
+
+def _add_completion(added: argparse.ArgumentParser) -> None:
+    added.add_argument("shell", choices=("bash", "zsh"))
+
+
 FLAGS = {
     "train": _add_train,
     "evaluate": _add_evaluate,
@@ -208,4 +239,8 @@ FLAGS = {
     "export": _add_export,
     "plan": _add_plan,
     "bench-input": _add_bench_input,
+    "models": _add_listing,
+    "datasets": _add_listing,
+    "losses": _add_listing,
+    "completion": _add_completion,
 }

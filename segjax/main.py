@@ -140,6 +140,19 @@ def _bench_input(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     report(result, Path(args.output or Path("runs", "bench_input", f"{name}.json")))
 
 
+def _listing(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from segjax import listing
+
+    of = {"models": listing.models, "datasets": listing.datasets}
+    print(of.get(args.command, listing.losses)(args.pattern))
+
+
+def _completion(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from segjax.completion import completion
+
+    print(completion(flags.parser(), args.shell), end="")
+
+
 RUN = {
     "train": _train,
     "evaluate": _evaluate,
@@ -148,6 +161,10 @@ RUN = {
     "export": _export,
     "plan": _plan,
     "bench-input": _bench_input,
+    "models": _listing,
+    "datasets": _listing,
+    "losses": _listing,
+    "completion": _completion,
 }
 
 
@@ -179,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = [a for a in argv if a.startswith("--config.")]
     args = flags.parser().parse_args([a for a in argv if a not in overrides])
     try:
+        if overrides and args.command in flags.PLAIN:
+            raise ValueError(f"segjax {args.command} takes no {overrides[0]}")
         if launched and args.command in COMPUTING:
             from segjax.pages import use_huge_pages
 

@@ -110,6 +110,10 @@ def test_rows_of_the_page_of_models_recompute():
         assert table.decoder_row(name) in MODELS
 
 
+def test_the_catalogue_says_what_the_page_says():
+    assert json.loads(table.CATALOGUE.read_text()) == table.catalogue(MODELS)
+
+
 def test_the_record_of_parity_keeps_the_limit():
     rows = RECORDED["rows"]
     assert rows

@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "inference": {"config", "step", "weights", *LEAVES, "ops", "batch"},
 }
 OF_COMMANDS = {*ALLOWED["setup"], "setup", "inference", "views", "card"}
-CALLABLE_COMMANDS = {"evaluate", "predict", "doctor"}
+CALLABLE_COMMANDS = {"evaluate", "predict", "doctor", "listing"}
 READ_CONFIGS = {
     "config",
     "preprocessing",

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 def parsed(line: str):
     """What the parser makes of a line that a document shows."""
-    words = shlex.split(line, comments=True)
+    words = shlex.split(line.split(" > ")[0], comments=True)
     assert words[0] == "segjax"
     words = [word for word in words[1:] if not word.startswith("--config.")]
     return flags.parser().parse_args(words)
