@@ -12,7 +12,7 @@ HELP: dict[str, str] = {
     "evaluate": "evaluate a run's checkpoint on a whole split",
     "predict": "label images of any size with a trained run",
     "import": "a run's folder from another program's weights",
-    "export": "write a run's weights for other programs",
+    "export": "write a run's network or weights for other programs",
     "plan": "compile a run's steps for a TPU slice, without a TPU",
     "bench-input": "measure a config's input pipeline alone",
     "models": "list encoders and decoders",
@@ -37,7 +37,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "segjax import --weights unet.pth --encoder resnet34 --decoder unet "
         "--workdir runs/b",
     ),
-    "export": ("segjax export --workdir runs/a --output unet.safetensors",),
+    "export": (
+        "segjax export --workdir runs/a --output unet.onnx",
+        "segjax export --workdir runs/a --output unet.onnx --size 480 640 "
+        "--fold-batch-norm",
+        "segjax export --workdir runs/a --output unet.stablehlo --size any",
+        "segjax export --workdir runs/a --output unet.safetensors --naming smp",
+    ),
     "plan": (
         "segjax plan --config configs/resnet_unet.py --topology v5e:4x4 "
         "--batch-per-chip 16",
@@ -133,12 +139,29 @@ def _add_predict(added: argparse.ArgumentParser) -> None:
 
 def _add_export(added: argparse.ArgumentParser) -> None:
     _add_workdir(added)
-    added.add_argument("--output", required=True, metavar="FILE.safetensors")
     added.add_argument(
-        "--format", default="torch", choices=["torch"], help="a PyTorch state dict"
+        "--output", required=True, metavar="FILE", help=".onnx .stablehlo .safetensors"
     )
     added.add_argument(
-        "--naming", metavar="smp|torchvision|timm|transformers", help="whose names"
+        "--format",
+        choices=["torch", "onnx", "stablehlo", "savedmodel"],
+        help="default: by the ending (.safetensors: torch)",
+    )
+    added.add_argument(
+        "--naming",
+        metavar="smp|torchvision|timm|transformers",
+        help="torch: whose names; default: the first that the network has",
+    )
+    added.add_argument(
+        "--size",
+        nargs="+",
+        metavar="PX",
+        help="H W of the images, or any (stablehlo); default: as it was trained",
+    )
+    added.add_argument(
+        "--fold-batch-norm",
+        action="store_true",
+        help="make batch norms part of the convolutions before them",
     )
     _add_checkpoint(added)
 

@@ -206,17 +206,29 @@ def triptych(
 ) -> np.ndarray:
     """One row of image | truth | prediction per example, above a legend.
 
-    ``rows`` hold (uint8[h, w, 3], uint8[h, w], uint8[h, w]); sizes may differ from row
-    to row. Small images are enlarged by a whole factor. Returns uint8[H, W, 3].
+    ``rows`` hold (uint8[h, w, 3], uint8[h, w], uint8[h, w]); otherwise :func:`panels`.
+    """
+    coloured = [
+        (image, colorize(truth, spec), colorize(prediction, spec))
+        for image, truth, prediction in rows
+    ]
+    return panels(coloured, spec)
+
+
+def panels(rows: Sequence[Sequence[np.ndarray]], spec: LabelSpec) -> np.ndarray:
+    """Rows of pictures uint8[h, w, 3] side by side, above a legend of the classes.
+
+    Sizes may differ from row to row. Small pictures are enlarged by a whole factor.
+    Returns uint8[H, W, 3].
     """
     strips = []
-    for image, truth, prediction in rows:
-        panels = (image, colorize(truth, spec), colorize(prediction, spec))
-        line = np.full((image.shape[0], 2, 3), 255, np.uint8)
-        times = -(-_PANEL // image.shape[1])
-        panels = [p.repeat(times, 0).repeat(times, 1) for p in panels]
-        line = line.repeat(times, 0)
-        strips.append(np.hstack([panels[0], line, panels[1], line, panels[2]]))
+    for row in rows:
+        times = -(-_PANEL // row[0].shape[1])
+        line = np.full((row[0].shape[0] * times, 2, 3), 255, np.uint8)
+        strip = []
+        for picture in row:
+            strip += [line, picture.repeat(times, 0).repeat(times, 1)]
+        strips.append(np.hstack(strip[1:]))
     width = max(strip.shape[1] for strip in strips)
     parts = []
     for strip in strips:

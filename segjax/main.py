@@ -90,15 +90,31 @@ def _import(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _export(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    # Compared in float32, which accelerators multiply with fewer bits.
+    os.environ["JAX_PLATFORMS"] = "cpu"
     from segjax.export import export
 
+    any_size = args.size == ["any"]
     export(
         Path(args.workdir),
         Path(args.output),
         overrides,
+        form=args.format,
         naming=args.naming,
         checkpoint=args.checkpoint,
+        size=None if any_size else _size(args.size),
+        any_size=any_size,
+        fold=args.fold_batch_norm,
     )
+
+
+def _size(words: list[str] | None) -> tuple[int, int] | None:
+    """(H, W) from --size H W or --size N."""
+    if words is None:
+        return None
+    if len(words) > 2 or not all(w.isdigit() and int(w) for w in words):
+        raise ValueError(f"--size {' '.join(words)}: write H W in pixels, or any")
+    return int(words[0]), int(words[-1])
 
 
 def _plan(args: argparse.Namespace, overrides: Sequence[str]) -> None:

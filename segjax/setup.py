@@ -102,7 +102,7 @@ def make_model(
     config: Config,
     num_classes: int,
     channels: int,
-    platform: str,
+    platform: str | None,
     groups: int = 1,
     spatial: int = 1,
 ) -> models.Segmenter:

@@ -1,6 +1,7 @@
 """Skips for what a machine may lack, which SEGJAX_REQUIRE turns into failures."""
 
 import importlib
+import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,13 @@ def require_parity(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         return _missing("parity", f"{name} is not installed ({error}): [parity] extra")
+
+
+def require_export() -> None:
+    """Skip the test where a package of the [export] extra is missing."""
+    for name in ("onnx", "onnxruntime"):
+        if importlib.util.find_spec(name) is None:
+            _missing("export", f"{name} is not installed: [export] extra")
 
 
 def require_data(name: str) -> Path:

@@ -193,7 +193,9 @@ def test_other_mistakes(foreign, imported, tmp_path, capsys):
     assert "name it so" in said(*out, tmp_path / "a.pth")
     named = [*out, tmp_path / "a.safetensors", "--naming"]
     assert "unknown naming 'keras' for this model; known: smp" in said(*named, "keras")
-    assert "no config.json" in said("export", "--workdir", tmp_path, "--output", "a")
+    assert "no config.json" in said(
+        "export", "--workdir", tmp_path, "--output", "a.safetensors"
+    )
 
 
 def test_the_number_of_classes_is_found_in_the_weights(foreign):

@@ -56,10 +56,22 @@ def read_image(
     """
     name = _name(file, name)
     array = _load(file, name, indices=False)
-    if array.ndim == 2:
-        array = array[:, :, None]
     if array.dtype not in (np.uint8, np.uint16, np.float32):
         array = array.astype(np.float32)
+    return with_channels(array, channels, name)
+
+
+def with_channels(array: np.ndarray, channels: int | None, name: str) -> np.ndarray:
+    """The array [h, w] or [h, w, C] as [h, w, channels]; None: as many as it has.
+
+    Grey is repeated to 3, and the alpha channel of grey or RGB is dropped where that
+    fits.
+
+    Raises:
+      ValueError: it has another number; ``name`` goes into the message.
+    """
+    if array.ndim == 2:
+        array = array[:, :, None]
     if channels is None or array.shape[2] == channels:
         return array
     if (array.shape[2], channels) in ((2, 1), (4, 3)):

@@ -1,0 +1,29 @@
+"""Every kind of encoder and decoder as ONNX and StableHLO; five as ONNX in CI."""
+
+import pytest
+
+from tests.models.test_contract import SMALL_PAIRS
+from tests.requirements import require_export
+
+# A CNN with skips, pooling switches, shifted windows, tokens, dilation and pooling.
+SOME = ["resnet18 unet", "vgg11_bn segnet", "swin_t unet", "vit_small dpt"]
+SOME += ["resnet18 deeplabv3plus"]
+LIMIT = 1e-4
+
+
+@pytest.mark.parametrize("pair", SOME)
+def test_a_pair_computes_the_same(pair):
+    require_export()
+    from benchmarks import export
+
+    assert export.measure(*pair.split(), forms=["onnx"])["onnx"] <= LIMIT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", SMALL_PAIRS, ids=" ".join)
+def test_every_pair_computes_the_same(pair):
+    require_export()
+    from benchmarks import export
+
+    row = export.measure(*pair)
+    assert row["onnx"] <= LIMIT and row["stablehlo"] <= LIMIT
