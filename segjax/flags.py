@@ -32,7 +32,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "segjax evaluate --workdir runs/a --split val",
         "segjax evaluate --workdir runs/a --split test --config.data.root=DIR",
     ),
-    "predict": ("segjax predict --workdir runs/a --input photos/ --output out/",),
+    "predict": (
+        "segjax predict --workdir runs/a --input photos/ --output out/",
+        "segjax predict --workdir runs/a --input a.jpg 'scans/**/*.tif' --output out/",
+        "segjax predict --workdir runs/a --input clip.mp4 --every 10 --output out/",
+        "segjax predict --workdir runs/a --input - --output out/  # paths, from stdin",
+        "segjax predict --workdir runs/a --split val --output out/",
+    ),
     "import": (
         "segjax import --weights unet.pth --encoder resnet34 --decoder unet "
         "--workdir runs/b",
@@ -132,9 +138,50 @@ def _add_evaluate(added: argparse.ArgumentParser) -> None:
 
 def _add_predict(added: argparse.ArgumentParser) -> None:
     _add_workdir(added)
-    added.add_argument("--input", required=True, metavar="FILE_OR_DIR")
-    added.add_argument("--output", required=True, metavar="DIR")
+    source = added.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--input",
+        nargs="+",
+        metavar="FILE",
+        help="images (turned as their EXIF says), folders with all below, patterns, "
+        "videos, or - for a list of paths on standard input",
+    )
+    source.add_argument(
+        "--split",
+        metavar="NAME",
+        help="of the run's dataset; tells the average precision of boxes and masks",
+    )
+    added.add_argument(
+        "--output", required=True, metavar="DIR", help="nothing is written elsewhere"
+    )
     _add_checkpoint(added)
+    pictures = ("label", "overlay", "contours", "boxes")
+    added.add_argument(
+        "--write",
+        nargs="+",
+        choices=pictures,
+        default=pictures,
+        help="pictures, beside boxes.json; default: all",
+    )
+    for name, default, text in (
+        ("--min-area", 25, "pixels of the smallest region with a box"),
+        ("--every", 1, "frames of a video: each N-th"),
+        ("--programs", 16, "compile at most so many padded sizes (data.fit=pad)"),
+    ):
+        added.add_argument(
+            name,
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"{text}; default: {default}",
+        )
+    added.add_argument(
+        "--connectivity",
+        type=int,
+        choices=(4, 8),
+        default=8,
+        help="neighbours of a pixel in a region; default: 8",
+    )
 
 
 def _add_export(added: argparse.ArgumentParser) -> None:

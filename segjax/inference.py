@@ -14,14 +14,13 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
+from segjax import regions
 from segjax.augment import prepare_eval
 from segjax.batch import IGNORE, LabelSpec
 from segjax.data import pipeline
 from segjax.ops.sampling import resize_argmax, resize_logits
 
-_EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 _MARGIN = 6  # px around the legend's entries
 _PANEL = 240  # px, the least width of a picture in a triptych
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
@@ -170,14 +169,20 @@ def write_png(path: str | Path, picture: np.ndarray) -> Path:
     return Path(path)
 
 
-def palette_png(path: str | Path, label: np.ndarray, spec: LabelSpec) -> Path:
-    """Write uint8[h, w] as a palette PNG whose pixel values are the class ids.
+def palette_image(label: np.ndarray, spec: LabelSpec) -> Image.Image:
+    """uint8[h, w] as a palette image: its pixel values are the class ids.
 
-    IGNORE (255) is black and fully transparent. Returns the path.
+    IGNORE (255) is black and fully transparent.
     """
     image = Image.fromarray(np.asarray(label, np.uint8))
     image.putpalette(_colours(spec).reshape(-1).tolist())
-    image.save(path, format="PNG", transparency=IGNORE)
+    image.info["transparency"] = IGNORE
+    return image
+
+
+def palette_png(path: str | Path, label: np.ndarray, spec: LabelSpec) -> Path:
+    """Write :func:`palette_image` as a PNG; returns the path."""
+    palette_image(label, spec).save(path, format="PNG")
     return Path(path)
 
 
@@ -241,34 +246,16 @@ def boxes(
     label: np.ndarray,
     spec: LabelSpec,
     probabilities: np.ndarray | None = None,
-    min_area: int = 25,
+    min_area: int = regions.MIN_AREA,
 ) -> list[dict[str, Any]]:
-    """Connected regions of each class as boxes, the largest first.
+    """The regions of a label map uint8[h, w] as plain JSON values, the largest first.
 
-    Pixels touching at a corner are connected. Each is a dict of plain JSON values:
-    ``class``, ``class_id``, ``box`` [x0, y0, x1, y1] in pixels (x1 and y1 exclusive),
-    ``area`` in pixels, at least ``min_area``, and ``score``, the mean probability
-    of the class over the region (None without ``probabilities`` f32[h, w, K]).
+    ``probabilities`` f32[h, w, K] give the scores. The keys:
+    :func:`segjax.regions.describe`.
     """
-    found = []
-    for class_id in np.unique(label[label < spec.num_classes]):
-        regions, _ = ndimage.label(label == class_id, _EIGHT_NEIGHBOURS)  # type: ignore
-        areas = np.bincount(regions.reshape(-1))
-        for number, place in enumerate(ndimage.find_objects(regions), start=1):
-            if areas[number] < min_area:
-                continue
-            rows, columns = place
-            score = None
-            if probabilities is not None:
-                inside = regions[place] == number
-                score = float(probabilities[place][inside, class_id].mean())
-            found.append(
-                {
-                    "class": spec.names[class_id],
-                    "class_id": int(class_id),
-                    "box": [columns.start, rows.start, columns.stop, rows.stop],
-                    "area": int(areas[number]),
-                    "score": score,
-                }
-            )
-    return sorted(found, key=lambda region: -region["area"])
+    confidence = None
+    if probabilities is not None:
+        place = np.minimum(label, spec.num_classes - 1)[..., None].astype(np.int64)
+        confidence = np.take_along_axis(probabilities, place, -1)[..., 0]
+    found = regions.find(label, spec.num_classes, confidence, min_area=min_area)
+    return regions.describe(found, spec, (label.shape[0], label.shape[1]))

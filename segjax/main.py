@@ -60,14 +60,22 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _predict(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     _start_processes(args)
-    from segjax.predict import predict
+    from segjax.predict import Options, predict
 
     predict(
         Path(args.workdir),
-        Path(args.input),
+        args.input or (),
         Path(args.output),
         overrides,
         checkpoint=args.checkpoint,
+        split=args.split,
+        options=Options(
+            write=tuple(args.write),
+            min_area=args.min_area,
+            connectivity=args.connectivity,
+            every=args.every,
+            programs=args.programs,
+        ),
     )
 
 

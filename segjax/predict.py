@@ -1,126 +1,395 @@
-"""``segjax predict``: any image to label map, overlay and boxes at its own size."""
+"""``segjax predict``: labels, pictures and boxes of any images, at their own size."""
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
-from segjax import cache, inference, logs, setup
-from segjax.data import files
+from segjax import cache, detection, drawing, inference, logs, regions, setup, views
+from segjax.batch import IGNORE, LabelSpec
+from segjax.data import files, inputs, video
+from segjax.data.inputs import Entry
+
+PICTURES = ("label", "overlay", "contours", "boxes")
+"""What can be written for an image: ``<name>.png``, ``<name>_overlay.png``, ..."""
+ENDINGS = ("", *(f"_{kind}" for kind in PICTURES[1:]), "_cam")
 
 
-def find_images(path: Path) -> list[Path]:
-    """The image files that ``path`` names: itself, or those below a folder.
+@dataclass(frozen=True)
+class Options:
+    """``write``: of :data:`PICTURES`; ``every``: of a video's frames, each n-th.
+
+    ``min_area`` px and ``connectivity`` of regions: see :func:`segjax.regions.find`.
+    ``programs``: how many padded sizes are compiled at most, with data.fit "pad".
+    """
+
+    write: tuple[str, ...] = PICTURES
+    min_area: int = regions.MIN_AREA
+    connectivity: int = regions.CONNECTIVITY
+    every: int = 1
+    programs: int = 16
+
+    def __post_init__(self):
+        for name, least in (("min_area", 1), ("every", 1), ("programs", 1)):
+            if getattr(self, name) < least:
+                flag = name.replace("_", "-")
+                raise ValueError(
+                    f"--{flag} is {getattr(self, name)}; write {least} or more"
+                )
+
+
+class Labeller:
+    """Labels of an image and the probability of each pixel's label.
+
+    Padded sizes are multiples of ``step`` pixels: see :func:`padding`.
+    """
+
+    def __init__(self, run: views.Views, variables: Any, step: int):
+        self._run, self._variables, self._step = run, variables, step
+        self._reduce = jax.jit(
+            lambda p: (jnp.argmax(p, -1).astype(jnp.uint8), p.max(-1))
+        )
+
+    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8[h, w] and float32[h, w] of an image [h, w, C].
+
+        Raises:
+          ValueError: the device's memory does not hold the image.
+        """
+        height, width = image.shape[:2]
+        shape = _up((height, width), self._step)
+        try:
+            found = self._run.on_devices(self._variables, [image], shape)
+            # Only these leave the device, not K values for each pixel.
+            label, confidence = jax.device_get(self._reduce(found))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise ValueError(
+                f"{height}x{width} px do not fit the device's memory; add "
+                "--config.eval.mode=slide, which labels by windows"
+            ) from error
+        return label[0, :height, :width], confidence[0, :height, :width]
+
+
+def _up(size: tuple[int, int], step: int) -> tuple[int, int]:
+    return -(-size[0] // step) * step, -(-size[1] // step) * step
+
+
+def padding(sizes: Iterable[tuple[int, int]], bucket: int, programs: int) -> int:
+    """Pixels of which padded sizes are multiples: the bucket, doubled as it takes.
+
+    With it images of ``sizes`` have at most so many padded sizes, each of which is
+    compiled.
+    """
+    sizes = set(sizes)
+    while len({_up(size, bucket) for size in sizes}) > programs:
+        bucket *= 2
+    return bucket
+
+
+def save(output: Path, name: str, write: Callable[[Path], Any]) -> None:
+    """Have ``<output>/<name>`` written, whole or not at all, and nowhere else.
 
     Raises:
-      ValueError: there is nothing there, or no image.
+      ValueError: a link in ``output`` leads out of it.
     """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ValueError(f"--input {path}: there is no such file or folder")
-    found = sorted(
-        p
-        for p in path.rglob("*")
-        if p.is_file() and p.suffix.lower() in files.EXTENSIONS
-    )
-    if not found:
-        raise ValueError(
-            f"--input {path}: no image in this folder (looked for "
-            f"{', '.join(sorted(files.EXTENSIONS))})"
-        )
-    return found
-
-
-def output_names(images: Sequence[Path], root: Path) -> Iterator[tuple[Path, str]]:
-    """Each image and the name of its outputs: its path below ``root``, no suffix.
-
-    Two images that would share a name keep their suffixes, so none overwrites another.
-    """
-    below = [p.relative_to(root) if root.is_dir() else Path(p.name) for p in images]
-    stems = [str(p.with_suffix("")) for p in below]
-    for image, relative, stem in zip(images, below, stems, strict=True):
-        yield image, str(relative) if stems.count(stem) > 1 else stem
-
-
-def predict_one(
-    predictor: inference.Predictor, channels: int, path: Path, output: Path, name: str
-) -> dict:
-    """Write ``<name>.png`` (palette), ``<name>_overlay.png``; return the boxes."""
-    image = files.read_image(path, channels)
-    probabilities = predictor.probabilities(image)
-    label = probabilities.argmax(-1).astype(np.uint8)
-    target = output / f"{name}.png"
+    target = output / name
+    root, real = os.path.realpath(output), os.path.realpath(target.parent)
+    if os.path.commonpath((root, real)) != root:
+        raise ValueError(f"{target}: a link leads out of --output; take it away")
     target.parent.mkdir(parents=True, exist_ok=True)
-    inference.palette_png(target, label, predictor.spec)
-    shown = inference.display_image(image)
-    inference.write_png(
-        output / f"{name}_overlay.png", inference.overlay(shown, label, predictor.spec)
+    # Beside it and then moved: a link of the target's name is replaced, not followed.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        write(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_fast(picture: np.ndarray, path: Path) -> None:
+    # Compressing photographs harder takes longer than labelling them.
+    Image.fromarray(picture).save(path, format="PNG", compress_level=1)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Regions and pictures of a labelled image."""
+
+    output: Path
+    spec: LabelSpec
+    options: Options
+
+    def regions(self, label: np.ndarray, confidence: np.ndarray | None = None):
+        """Of a label map, by the options."""
+        return regions.find(
+            label,
+            self.spec.num_classes,
+            confidence,
+            min_area=self.options.min_area,
+            connectivity=self.options.connectivity,
+        )
+
+    def __call__(
+        self,
+        entry: Entry,
+        image: np.ndarray,
+        label: np.ndarray,
+        confidence: np.ndarray,
+        truth: np.ndarray | None,
+    ) -> tuple[dict[str, Any], list | None]:
+        """Write the pictures; what ``boxes.json`` says, and overlaps with the truth."""
+        found = self.regions(label, confidence)
+        size = (label.shape[0], label.shape[1])
+        told = regions.describe(found, self.spec, size)
+        shown = inference.display_image(image)
+        draw = {
+            "overlay": lambda: inference.overlay(shown, label, self.spec),
+            "contours": lambda: drawing.contours(shown, label, self.spec),
+            "boxes": lambda: drawing.boxes(shown, told, self.spec),
+        }
+        about = entry.about | {"size": list(size)}
+        for kind in self.options.write:
+            if kind == "label":
+                about["label"] = f"{entry.name}.png"
+                write = partial(inference.palette_png, label=label, spec=self.spec)
+                save(self.output, f"{entry.name}.png", write)
+            else:
+                write = partial(_write_fast, draw[kind]())
+                save(self.output, f"{entry.name}_{kind}.png", write)
+        return about | {"boxes": told}, self._overlaps(label, confidence, truth)
+
+    def _overlaps(self, label, confidence, truth) -> list | None:
+        """(class, scores, box IoU, mask IoU) of every class; None without a truth.
+
+        What the truth ignores is ignored in the prediction, too.
+        """
+        if truth is None:
+            return None
+        label = np.where(truth == IGNORE, IGNORE, label).astype(np.uint8)
+        sides = self.regions(label, confidence), self.regions(truth)
+        found = []
+        for class_id in range(self.spec.num_classes):
+            own, true = ([r for r in s if r.class_id == class_id] for s in sides)
+            if own or true:
+                scores = np.array([region.score for region in own])
+                iou = detection.box_iou(regions.boxes_of(own), regions.boxes_of(true))
+                found.append((class_id, scores, iou, regions.mask_iou(own, true)))
+        return found
+
+
+class Results:
+    """What was found and what failed, in order."""
+
+    def __init__(self, spec: LabelSpec):
+        self.images: list[dict[str, Any]] = []
+        self.failed: list[dict[str, str]] = []
+        self.pixels, self._names, self._truths = 0, spec.names, False
+        self.boxes = detection.AveragePrecision(spec.num_classes)
+        self.masks = detection.AveragePrecision(spec.num_classes)
+
+    def add(self, entry: Entry, written: Future) -> None:
+        """Wait for an image's pictures and take note of it."""
+        try:
+            about, overlaps = written.result()
+        except (ValueError, OSError) as error:
+            return self.fail(entry, error)
+        self.images.append(about)
+        self.pixels += about["size"][0] * about["size"][1]
+        self._truths |= overlaps is not None
+        for class_id, scores, of_boxes, of_masks in overlaps or ():
+            self.boxes.add(class_id, scores, of_boxes)
+            self.masks.add(class_id, scores, of_masks)
+
+    def fail(self, entry: Entry, error: Exception) -> None:
+        """Take note of an image that could not be read, labelled or written."""
+        name, text = entry.about["image"], str(error)
+        self.failed.append(
+            {"image": name, "error": text if name in text else f"{name}: {text}"}
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; average precision where there was a truth."""
+        told: dict[str, Any] = {"images": self.images, "failed": self.failed}
+        if self._truths:
+            both = {"boxes": self.boxes, "masks": self.masks}
+            told["average_precision"] = {
+                kind: found.summarize(self._names) for kind, found in both.items()
+            }
+        return told
+
+
+def label_all(
+    entries: Iterable[Entry],
+    labeller: Callable,
+    writer: Callable,
+    results: Results,
+    progress: Callable[[], None],
+    threads: int,
+) -> None:
+    """Read, label and write every entry: a few are read ahead, a few written behind."""
+    reading, writing = deque(), deque()
+
+    def label_next() -> None:
+        entry, read = reading.popleft()
+        try:
+            image, truth = read.result()
+            label, confidence = labeller(image)
+        except (ValueError, OSError) as error:
+            results.fail(entry, error)
+        else:
+            arguments = (entry, image, label, confidence, truth)
+            writing.append((entry, pool.submit(writer, *arguments)))
+        while len(writing) > threads:
+            results.add(*writing.popleft())
+        progress()
+
+    with ThreadPoolExecutor(threads) as pool:
+        for entry in entries:
+            reading.append((entry, pool.submit(entry.read)))
+            if len(reading) > threads:
+                label_next()
+        while reading:
+            label_next()
+        while writing:
+            results.add(*writing.popleft())
+
+
+def _find(source: Sequence[str], output: Path) -> list[inputs.Item]:
+    """The files to label; says which were passed over."""
+    items, passed = inputs.find(source, output, ENDINGS, sys.stdin)
+    if passed:
+        print(f"{passed} videos in folders are passed over; name them to label frames")
+    videos = [item.path for item in items if item.is_video]
+    if videos:
+        video.library(videos[0])  # before a network is loaded
+    return items
+
+
+def _padding(items: Sequence[inputs.Item], bucket, programs, threads, console) -> int:
+    """:func:`padding` for the images' sizes; says so if it is coarser than usual."""
+
+    def size(item: inputs.Item):
+        try:
+            return files.image_size(item.path)
+        except (ValueError, OSError):  # will be named when it is read
+            return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        sizes = {*pool.map(size, (i for i in items if not i.is_video))} - {None}
+    multiple = padding(sizes, bucket, programs)
+    if multiple > bucket:
+        console.print(
+            f"{len(sizes)} image sizes are padded to multiples of {multiple} px, so "
+            f"that {programs} programs are compiled at most (--programs)"
+        )
+    return multiple
+
+
+def _speed(results: Results, seconds: float) -> str:
+    """The last line: how much was done, and how fast."""
+    count, megapixels = len(results.images), results.pixels / 1e6
+    return (
+        f"{count} image{'s' * (count != 1)}, {megapixels:.1f} MPix in {seconds:.1f} s "
+        f"(compiling, reading and writing included): {count / seconds:.2f} images/s, "
+        f"{megapixels / seconds:.2f} MPix/s"
     )
-    return {
-        "image": str(path),
-        "label": f"{name}.png",
-        "size": list(label.shape),
-        "boxes": inference.boxes(label, predictor.spec, probabilities),
-    }
+
+
+def _raise_failed(results: Results, output: Path) -> None:
+    """Name what failed, if anything did."""
+    if failed := results.failed:
+        texts = [entry["error"] for entry in failed]
+        more = f"; and others: see 'failed' in {output / 'boxes.json'}"
+        total = len(failed) + len(results.images)
+        raise ValueError(
+            f"{len(failed)} of {total} files failed: {'; '.join(texts[:10])}"
+            f"{more * (len(texts) > 10)}"
+        )
 
 
 def predict(
     workdir: Path,
-    source: Path,
+    source: Sequence[str],
     output: Path,
     overrides: Sequence[str] = (),
     *,
     checkpoint: str = "best",
-) -> list[dict]:
-    """Label a file or every image of a folder; writes PNGs and ``boxes.json``.
+    split: str | None = None,
+    options: Options = Options(),
+) -> dict[str, Any]:
+    """Label files or a split; writes PNGs and ``boxes.json`` and returns the latter.
+
+    Args:
+      workdir: of the run.
+      source: files, folders, patterns, or "-" (a list on standard input).
+      output: the folder to write to, and nowhere else.
+      overrides: ``--config.KEY=VALUE``.
+      checkpoint: "best", "latest" or a step.
+      split: of the run's dataset, instead of ``source``: its average precision is told.
+      options: what is written and how.
 
     Raises:
       ValueError: nothing to read, or some files could not be read (the others are
         done first; the message names these).
     """
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
-    images = find_images(source)
+    items = [] if split else _find(source, output)
     cache.keep_compiled()
     parts = setup.load_parts(workdir, list(overrides), devices=jax.local_devices()[:1])
     variables, step = setup.restore_variables(parts, workdir, checkpoint)
-    predictor = inference.Predictor(
-        parts.model,
-        variables,
-        parts.spec,
-        mean=parts.pre.mean,
-        std=parts.pre.std,
-        image_size=parts.pre.image_size,
-        fit=parts.pre.fit,
-        bucket=parts.config.eval.bucket,
-        mesh=parts.mesh,
-        dtype=parts.dtype,
-    )
-    output.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True)
-    results, broken = [], []
-    pairs = list(output_names(images, source))
-    for path, name in track(pairs, "predicting", console=console, transient=True):
-        try:
-            results.append(
-                predict_one(predictor, parts.pre.channels, path, output, name)
-            )
-        except (ValueError, OSError) as error:
-            broken.append(str(error))
-    boxes = {
+    threads = min(8, os.cpu_count() or 1)
+    multiple = parts.config.eval.bucket
+    if split:
+        examples = setup.open_split(parts.config, split)
+        entries, total = inputs.split_entries(examples, ENDINGS), len(examples)
+    else:
+        entries = inputs.file_entries(items, parts.pre.channels, options.every)
+        total = sum(video.count_frames(i.path, options.every) for i in items)
+        multiple = _padding(items, multiple, options.programs, threads, console)
+    labeller = Labeller(views.views_of(parts), variables, multiple)
+    writer, results = Writer(output, parts.spec, options), Results(parts.spec)
+    output.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    about = {
         "classes": list(parts.spec.names),
         "step": step,
+        "split": split,
+        "min_area": options.min_area,
+        "connectivity": options.connectivity,
+        "padded_to": multiple,
         "environment": logs.environment(),
-        "images": results,
     }
-    (output / "boxes.json").write_text(json.dumps(boxes, indent=2) + "\n")
-    console.print(f"{len(results)} images, step {step}: {output}", highlight=False)
-    if broken:
-        raise ValueError(
-            f"{len(broken)} of {len(images)} files failed: {'; '.join(broken)}"
-        )
-    return results
+    try:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task("predicting", total=total)
+            advance = partial(bar.advance, task)
+            label_all(entries, labeller, writer, results, advance, threads)
+    finally:
+        # What was done before an interruption is told, too.
+        about |= results.to_dict()
+        text = json.dumps(about, indent=2) + "\n"
+        save(output, "boxes.json", lambda path: path.write_text(text))
+    if split:
+        logs.detection_table(about["average_precision"], console)
+    console.print(f"step {step}: {output}", highlight=False)
+    console.print(_speed(results, time.perf_counter() - start), highlight=False)
+    _raise_failed(results, output)
+    return about

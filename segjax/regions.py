@@ -68,7 +68,8 @@ def find(
             rows, columns = place = places[number - 1]
             mask, score = numbers[place] == number, None
             if confidence is not None:
-                score = float(confidence[place][mask].mean(dtype=np.float64))
+                # Regions of equal certainty stay equal, however large.
+                score = round(float(confidence[place][mask].mean(dtype=np.float64)), 6)
             box = (columns.start, rows.start, columns.stop, rows.stop)
             found.append(Region(int(class_id), box, int(areas[number]), mask, score))
     return sorted(found, key=lambda region: -region.area)

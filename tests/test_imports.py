@@ -16,7 +16,7 @@ FILE_LINES, FUNCTION_LINES = 300, 60
 LEAVES = {
     *("models", "losses", "augment", "metrics", "optim", "sharding"),
     *("checkpoint", "logs", "data", "cache", "hlo", "chips", "flops"),
-    *("regions", "detection"),
+    *("regions", "detection", "drawing"),
 }
 # What a part may import of segjax, besides itself. A part that is not here is a
 # command: a file directly in segjax/ that main.py calls.
@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "preprocessing": {"config", "weights"},
     "setup": {"preprocessing", "config", "step", "weights", *LEAVES, "ops", "batch"},
     "windows": {"sharding"},
+    "cam": {"models", "ops", "batch"},
     "views": {*("setup", "preprocessing", "config", "windows"), *LEAVES, "ops"},
     "card": {"views", "config", "logs", "batch"},
     "inference": {"config", "step", "weights", *LEAVES, "ops", "batch"},

@@ -41,5 +41,29 @@ def class_table(summary: Mapping[str, Any], console: Any = None) -> Any:
     return table
 
 
+def detection_table(found: Mapping[str, Any], console: Any) -> None:
+    """Print average precision per class.
+
+    ``found`` has under "boxes" and "masks" what
+    ``segjax.detection.AveragePrecision.summarize`` returns.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_footer=True)
+    table.add_column("class", footer="mean")
+    columns = [(kind, key) for kind in ("boxes", "masks") for key in ("ap50", "ap")]
+    for kind, key in columns:
+        title = f"{kind} AP {'0.5' if key == 'ap50' else '0.5:0.95'}"
+        footer = _percent(found[kind][key], "")
+        table.add_column(title, footer=footer, justify="right")
+    for name in found["boxes"]["per_class"]:
+        values = [(found[kind]["per_class"][name] or {}).get(k) for kind, k in columns]
+        table.add_row(Text(name), *map(_percent, values))
+    counts = "{detections} regions found, {objects} true ones".format(**found["boxes"])
+    table.caption = Text(counts)
+    console.print(table)
+
+
 def _percent(value: float | None, none: str = "-") -> str:
     return none if value is None else f"{100 * value:.2f} %"
