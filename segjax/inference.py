@@ -1,125 +1,16 @@
-"""Labels for images of any size, and pictures of labels.
-
-A :class:`Predictor` takes one image [h, w, C] of any size and returns its label map at
-that size. The pictures are plain NumPy and Pillow.
-"""
+"""Pictures of labels: palettes, overlays, legends. Plain NumPy and Pillow."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageDraw, ImageFont
 
-from segjax import regions
-from segjax.augment import prepare_eval
 from segjax.batch import IGNORE, LabelSpec
-from segjax.data import pipeline
-from segjax.ops.sampling import resize_argmax, resize_logits
 
 _MARGIN = 6  # px around the legend's entries
 _PANEL = 240  # px, the least width of a picture in a triptych
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
-
-
-class Predictor:
-    """Logits, probabilities and labels of single images, at their own size.
-
-    ``fit="resize"`` brings the image to ``image_size`` (H, W) as the data pipeline does
-    and the logits back by bilinear interpolation; ``fit="pad"`` runs it at its own size
-    (an image larger than ``image_size`` too), padded with zeros to a multiple of
-    ``bucket``. Either way padded shapes are multiples of ``bucket``, so that many image
-    sizes share few compilations.
-
-    Args:
-      model: takes ``apply(variables, image f[1, H, W, C], train=False)``.
-      variables: parameters and batch statistics.
-      spec: the classes.
-      mean: of values in [0, 1], one per channel (or one for all).
-      std: likewise.
-      image_size: (H, W) that the network was trained on.
-      fit: "resize" or "pad".
-      bucket: pixels.
-      mesh: where ``variables`` lie, if they are on a mesh.
-      dtype: of the image that enters the network.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        variables: Any,
-        spec: LabelSpec,
-        *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        image_size: tuple[int, int],
-        fit: str,
-        bucket: int = 32,
-        mesh: Mesh | None = None,
-        dtype: Any = jnp.float32,
-    ):
-        if fit not in pipeline.FITS:
-            raise ValueError(f"fit={fit!r} is unknown; write 'pad' or 'resize'")
-        if bucket < 1:
-            raise ValueError(f"bucket={bucket}; write 1 or more pixels")
-        self.spec, self.fit, self.bucket = spec, fit, bucket
-        self.image_size = (int(image_size[0]), int(image_size[1]))
-        self._variables = variables
-        self._placed = NamedSharding(mesh, PartitionSpec()) if mesh else None
-
-        def scores(variables, image, size):
-            image = prepare_eval(image, size, tuple(mean), tuple(std))
-            array = model.apply(variables, image.astype(dtype), train=False)
-            return cast(jax.Array, array)
-
-        def finish(kind, shape, variables, image, size, out_size):
-            array = scores(variables, image, size)
-            if kind == "label":
-                if fit == "resize":
-                    array = resize_argmax(array, size, out_size, shape)
-                else:
-                    array = jnp.argmax(array, -1)
-                return array.astype(jnp.uint8)[0]
-            if fit == "resize":
-                array = resize_logits(array, size, out_size, shape)
-            return (jax.nn.softmax(array) if kind == "probabilities" else array)[0]
-
-        # jit keeps one program per padded shape.
-        self._run = jax.jit(finish, static_argnums=(0, 1))
-
-    def _up(self, size: tuple[int, ...]) -> tuple[int, int]:
-        return tuple(-(-n // self.bucket) * self.bucket for n in size)  # type: ignore
-
-    def _apply(self, kind: str, image: np.ndarray) -> np.ndarray:
-        if image.ndim != 3:
-            raise ValueError(
-                f"the image has shape {image.shape}; give [height, width, channels]"
-            )
-        own = (image.shape[0], image.shape[1])
-        size = self.image_size if self.fit == "resize" else own
-        shape = size if self.fit == "resize" else self._up(own)
-        padded, valid = pipeline.stack([pipeline.resize_image(image, size)], shape, 0)
-        arrays = (padded, valid, np.array([own], np.int32))
-        if self._placed is not None:
-            arrays = jax.device_put(arrays, self._placed)
-        found = self._run(kind, self._up(own), self._variables, *arrays)
-        return np.asarray(jax.device_get(found))[: own[0], : own[1]]
-
-    def predict(self, image: np.ndarray) -> np.ndarray:
-        """Class ids uint8[h, w] of an image u8 | u16 | f32[h, w, C]."""
-        return self._apply("label", image)
-
-    def logits(self, image: np.ndarray) -> np.ndarray:
-        """float32[h, w, K] of an image [h, w, C]."""
-        return self._apply("logits", image)
-
-    def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """float32[h, w, K], the softmax of :meth:`logits`."""
-        return self._apply("probabilities", image)
 
 
 def _colours(spec: LabelSpec) -> np.ndarray:
@@ -240,22 +131,3 @@ def panels(rows: Sequence[Sequence[np.ndarray]], spec: LabelSpec) -> np.ndarray:
         wider = ((0, 2), (0, width - strip.shape[1]), (0, 0))
         parts.append(np.pad(strip, wider, constant_values=255))
     return np.vstack([*parts, _legend(width, spec)])
-
-
-def boxes(
-    label: np.ndarray,
-    spec: LabelSpec,
-    probabilities: np.ndarray | None = None,
-    min_area: int = regions.MIN_AREA,
-) -> list[dict[str, Any]]:
-    """The regions of a label map uint8[h, w] as plain JSON values, the largest first.
-
-    ``probabilities`` f32[h, w, K] give the scores. The keys:
-    :func:`segjax.regions.describe`.
-    """
-    confidence = None
-    if probabilities is not None:
-        place = np.minimum(label, spec.num_classes - 1)[..., None].astype(np.int64)
-        confidence = np.take_along_axis(probabilities, place, -1)[..., 0]
-    found = regions.find(label, spec.num_classes, confidence, min_area=min_area)
-    return regions.describe(found, spec, (label.shape[0], label.shape[1]))

@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "cam": {"models", "ops", "batch"},
     "views": {*("setup", "preprocessing", "config", "windows"), *LEAVES, "ops"},
     "card": {"views", "config", "logs", "batch"},
-    "inference": {"config", "step", "weights", *LEAVES, "ops", "batch"},
+    "inference": {"batch"},
 }
 OF_COMMANDS = {*ALLOWED["setup"], "setup", "inference", "views", "card"}
 CALLABLE_COMMANDS = {"evaluate", "predict", "doctor", "listing"}
