@@ -200,7 +200,8 @@ def load(
     """
     folder = Path(workdir)
     changed = [f"--config.{key}={value}" for key, value in (overrides or {}).items()]
-    parts = setup.load_parts(folder, changed, devices=jax.local_devices()[:1])
+    devices, task = jax.local_devices()[:1], "segmentation"
+    parts = setup.load_parts(folder, changed, devices, task)
     cache.keep_compiled()
     variables, step = setup.restore_variables(parts, folder, str(checkpoint))
     return Run(

@@ -16,6 +16,14 @@ What the choices are:
 * crop: where the scaled image is larger than ``out_size`` the crop lies inside it;
   where it is smaller the whole image is placed inside the crop. "random": uniformly,
   by whole pixels; "center" and "top_left" are deterministic.
+* crop_area, crop_aspect (instead of scale; Szegedy et al. 2015,
+  https://arxiv.org/abs/1409.4842): the crop has a share of the image's area uniform in
+  ``crop_area`` and an aspect (width / height) whose logarithm is uniform in that of
+  ``crop_aspect``; a side longer than the image's is cut to it. It lies uniformly inside
+  the image and is brought to ``out_size``.
+* shorter_side (likewise; Krizhevsky et al. 2012, Simonyan & Zisserman 2015, "scale
+  jittering"): the image is scaled, keeping its aspect, so that its shorter side is
+  uniform in ``shorter_side`` pixels, at least what ``out_size`` needs, and cropped.
 * rotation: uniform in ``[-rotation, rotation]`` degrees about the crop's centre.
 * blur: Gaussian, with weights renormalised inside the valid area.
 * colour: the formulas of torchvision's ColorJitter on values in [0, 1], which are kept
@@ -29,6 +37,7 @@ What the choices are:
   (from the last one for the first).
 """
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -36,17 +45,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from segjax.batch import IGNORE
-from segjax.ops import sampling, table
+from segjax.ops import crops, sampling, table
+from segjax.ops.blur import gaussian_blur
+from segjax.ops.colour import gray, shift_hue
 
 # Each random decision's place among the example's random numbers. Append only: the
 # places are part of what a seed means.
 (_SCALE, _CROP_ROW, _CROP_COLUMN, _FLIP, _VERTICAL, _ROTATION) = range(6)
 (_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _BLUR, _SIGMA) = range(6, 12)
 (_CUTMIX, _BOX_AREA, _BOX_ROW, _BOX_COLUMN) = range(12, 16)
-_DECISIONS = 16
+(_AREA, _ASPECT) = range(16, 18)
+_DECISIONS = 18
 
 _CROPS = {"top_left": 0.0, "center": 0.5, "random": None}
-_GRAY = (0.2989, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,8 @@ class Augment:
     ``contrast``, ``saturation``, ``hue`` the largest changes (hue in turns, at most
     0.5); ``blur_sigma`` (low, high) in pixels; ``crop`` random | center | top_left;
     ``mean`` and ``std`` of the values in [0, 1], one number or one per channel.
+    ``crop_area`` (low, high) shares of the image with ``crop_aspect`` (low, high) width
+    / height, or ``shorter_side`` (low, high) pixels: see the module.
     """
 
     out_size: tuple[int, int]
@@ -73,11 +86,16 @@ class Augment:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     cutmix: float = 0.0
     crop: str = "random"
+    crop_area: tuple[float, float] | None = None
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    shorter_side: tuple[float, float] | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
-        for name in ("out_size", "scale", "blur_sigma", "mean", "std"):
+        pairs = ("scale", "blur_sigma", "crop_area", "crop_aspect", "shorter_side")
+        pairs = tuple(name for name in pairs if getattr(self, name) is not None)
+        for name in ("out_size", "mean", "std", *pairs):
             # Lists (as from JSON) could not be hashed, nor compared with a tuple.
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("flip", "vertical_flip", "blur", "cutmix"):
@@ -94,12 +112,17 @@ class Augment:
                 )
         if self.hue > 0.5:
             raise ValueError(f"augment.hue = {self.hue}: at most 0.5, half a turn")
-        for name in ("scale", "blur_sigma"):
+        for name in pairs:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(
                     f"augment.{name} = {(low, high)}: give (low, high), 0 < low <= high"
                 )
+        area, side = self.crop_area, self.shorter_side
+        if area is not None and (area[1] > 1 or side is not None):
+            raise ValueError(
+                f"augment.crop_area = {area}: at most 1, and without shorter_side"
+            )
         if self.crop not in _CROPS:
             raise ValueError(
                 f"augment.crop = {self.crop!r}: one of {', '.join(sorted(_CROPS))}"
@@ -193,8 +216,35 @@ def _axis_map(settings, axis, scale, crop, flip, size, dtype):
     )
 
 
+def _crop_maps(settings: Augment, draws, size, dtype):
+    """As :func:`_coordinate_maps`, for crops by area or by the shorter side."""
+    share = settings.crop_area or settings.shorter_side or (1.0, 1.0)
+    drawn = _pick(draws, _AREA, *share)
+    if settings.crop_area is not None:
+        low, high = (math.log(value) for value in settings.crop_aspect)
+        aspect = jnp.exp(_pick(draws, _ASPECT, low, high))
+        sides = crops.sides_of_area(size, drawn, aspect)
+    else:
+        sides = crops.sides_of_scale(size, drawn, settings.out_size)
+    fixed = _CROPS[settings.crop]
+
+    def axis_map(axis, flip_probability, operation):
+        at = _pick(draws, (_CROP_ROW, _CROP_COLUMN)[axis]) if fixed is None else fixed
+        flip = _pick(draws, operation) < flip_probability
+        return crops.line_map(
+            size[:, axis], sides[:, axis], at, flip, settings.out_size[axis], dtype
+        )
+
+    return (
+        axis_map(0, settings.vertical_flip, _VERTICAL),
+        axis_map(1, settings.flip, _FLIP),
+    )
+
+
 def _coordinate_maps(settings: Augment, draws, size, dtype):
     """((start, step) of rows, (start, step) of columns), each f[B]."""
+    if settings.crop_area is not None or settings.shorter_side is not None:
+        return _crop_maps(settings, draws, size, dtype)
     batch = size.shape[0]
     low, high = settings.scale
     scale = None
@@ -297,6 +347,7 @@ def _geometry(settings: Augment, draws, image, label, size, platform):
     """Scale, crop, flip and rotate: (f[B, h, w, C], i32[B, h, w], valid bool)."""
     x = _fraction(image)
     moving = settings.scale != (1.0, 1.0) or settings.crop != "top_left"
+    moving |= settings.crop_area is not None or settings.shorter_side is not None
     flipping = settings.flip > 0 or settings.vertical_flip > 0
     if settings.rotation > 0:
         maps = _coordinate_maps(settings, draws, size, x.dtype)
@@ -310,50 +361,9 @@ def _geometry(settings: Augment, draws, image, label, size, platform):
 
 
 def _blur(settings: Augment, draws, x, valid):
-    """Blur the examples drawn, by two products with banded matrices."""
+    """Blur the examples drawn."""
     sigma = _pick(draws, _SIGMA, *settings.blur_sigma).astype(x.dtype)
-    chosen = _pick(draws, _BLUR) < settings.blur
-
-    def matrix(n):
-        distance = jnp.arange(n, dtype=x.dtype)
-        squared = (distance[:, None] - distance[None, :]) ** 2
-        weights = jnp.exp(-squared[None] / (2 * sigma[:, None, None] ** 2))
-        one_hot = jnp.eye(n, dtype=x.dtype)[None]
-        return jnp.where(chosen[:, None, None], weights, one_hot)
-
-    rows, columns = matrix(x.shape[1]), matrix(x.shape[2])
-    # What is outside the valid area (any shape, after a rotation) has no weight.
-    mask = valid[..., None].astype(x.dtype)
-    total = sampling.sample_separable(mask, rows, columns)
-    blurred = sampling.sample_separable(x * mask, rows, columns)
-    return blurred / jnp.maximum(total, jnp.finfo(x.dtype).tiny)
-
-
-def _gray(x: jax.Array) -> jax.Array:
-    """Luma of RGB (torchvision's weights), else the mean of the channels: [.., 1]."""
-    if x.shape[-1] != 3:
-        return x.mean(-1, keepdims=True)
-    return (x * jnp.asarray(_GRAY, x.dtype)[None, None, None]).sum(-1, keepdims=True)
-
-
-def _shift_hue(x: jax.Array, shift: jax.Array) -> jax.Array:
-    """Turn the hue of RGB ``x`` [B, H, W, 3] by ``shift`` [B, 1, 1, 1] turns.
-
-    The same as through HSV and back: value and chroma stay, only the hue turns.
-    """
-    top, low = x.max(-1), x.min(-1)
-    chroma = top - low
-    safe = jnp.where(chroma > 0, chroma, 1)
-    r, g, b = x[..., 0], x[..., 1], x[..., 2]
-    hue = jnp.where(
-        top == r,
-        (g - b) / safe,
-        jnp.where(top == g, 2 + (b - r) / safe, 4 + (r - g) / safe),
-    )
-    hue = hue + 6 * shift[..., 0]
-    # Smith 1978: each channel is value - chroma * clip(min(k, 4 - k), 0, 1).
-    k = (jnp.asarray([5.0, 3.0, 1.0], x.dtype)[None, None, None] + hue[..., None]) % 6
-    return top[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+    return gaussian_blur(x, valid, sigma, _pick(draws, _BLUR) < settings.blur)
 
 
 def _jitter(settings: Augment, draws, x, valid):
@@ -370,14 +380,14 @@ def _jitter(settings: Augment, draws, x, valid):
         x = jnp.clip(x * factor(settings.brightness, _BRIGHTNESS), 0, 1)
     if settings.contrast > 0:
         mask = valid[..., None].astype(x.dtype)
-        total = (_gray(x) * mask).sum((1, 2, 3), keepdims=True)
+        total = (gray(x) * mask).sum((1, 2, 3), keepdims=True)
         mean = total / jnp.maximum(mask.sum((1, 2, 3), keepdims=True), 1)
         x = blend(x, mean, factor(settings.contrast, _CONTRAST))
     if settings.saturation > 0 and x.shape[-1] == 3:
-        x = blend(x, _gray(x), factor(settings.saturation, _SATURATION))
+        x = blend(x, gray(x), factor(settings.saturation, _SATURATION))
     if settings.hue > 0 and x.shape[-1] == 3:
         shift = _pick(draws, _HUE, -settings.hue, settings.hue).astype(x.dtype)
-        x = _shift_hue(x, shift[:, None, None, None])
+        x = shift_hue(x, shift[:, None, None, None])
     return x
 
 
@@ -417,11 +427,19 @@ def augment_batch(
     given; a microbatch gives its own); ``platform`` chooses the formulation
     (``ops/table.py``; None is the plain one). Returns float32[B, H, W, C] (float64 for
     a float64 image), zero outside the image, and int32[B, H, W] with IGNORE there,
-    ``(H, W) = settings.out_size``.
+    ``(H, W) = settings.out_size``. A ``label`` of one class per image, int[B], is
+    returned as it is.
     """
     if positions is None:
         positions = jnp.arange(image.shape[0])
     draws = _draws(key, positions)
+    if label.ndim == 1:
+        if settings.cutmix > 0:
+            raise ValueError("augment.cutmix mixes label maps, not images' classes")
+        # A map that nobody reads is compiled away.
+        nothing = jnp.zeros(image.shape[:3], jnp.uint8)
+        x, _ = augment_batch(settings, key, image, nothing, size, positions, platform)
+        return x, label.astype(jnp.int32)
     x, label, valid = _geometry(settings, draws, image, label, size, platform)
     if settings.blur > 0:
         x = _blur(settings, draws, x, valid)

@@ -17,6 +17,9 @@ A **training batch** (one process's share) is a dict of NumPy arrays
 An **evaluation batch** has, besides, the labels at their own resolution: ``label`` is
 uint8 ``[B, Hl, Wl]`` and ``label_size`` int32 ``[B, 2]``. Rows that only fill up the
 last batch have labels that are all :data:`IGNORE`.
+
+In **classification** a label is one class: int32 ``[]`` in an example, int32 ``[B]`` in
+a batch, :data:`NO_CLASS` in rows that only fill up. (255 is a class like any other.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +33,9 @@ IGNORE = 255
 """The label id of pixels that count nowhere: not in a loss, not in a metric."""
 
 MAX_CLASSES = 255
+
+NO_CLASS = -1
+"""The class of images that count nowhere, where a label is one class per image."""
 
 Batch = dict[str, np.ndarray]
 Example = dict[str, Any]
@@ -137,6 +143,34 @@ def _translation(spec: LabelSpec) -> tuple[bytes, int]:
     return np.where(table < 0, wrong, table).astype(np.uint8).tobytes(), wrong
 
 
+@dataclass(frozen=True)
+class ClassSpec:
+    """The classes of whole images: ``names[k]`` is what class ``k`` is called."""
+
+    names: tuple[str, ...]
+
+    def __post_init__(self):
+        if not self.names:
+            raise ValueError("a ClassSpec has no classes; name one or more")
+        if len(set(self.names)) != len(self.names):
+            twice = sorted({n for n in self.names if self.names.count(n) > 1})
+            raise ValueError(f"class names occur twice: {', '.join(twice)}")
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, K: the width of the model's output."""
+        return len(self.names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, for ``labels.json``."""
+        return {"names": list(self.names)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "ClassSpec":
+        """The inverse of :meth:`to_dict`."""
+        return cls(names=tuple(value["names"]))
+
+
 def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
     """Distinct colours for classes that come without any: Pascal VOC's bit pattern."""
     colours = []
@@ -152,7 +186,7 @@ def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
 class Source(Protocol):
     """A split of a dataset with random access; safe to read from several threads."""
 
-    spec: LabelSpec
+    spec: LabelSpec | ClassSpec
     channels: int
 
     def __len__(self) -> int: ...

@@ -32,13 +32,15 @@ def _any(value: Any = None) -> config_dict.FieldReference:
 def default() -> Config:
     """Every knob with its default; the comment gives unit and meaning."""
     config: Config = ConfigDict()
-    config.task = "segmentation"
+    config.task = "segmentation"  # segmentation | classification
     config.seed = 0  # of initialisation, example order and augmentation
     config.steps = config_dict.placeholder(int)  # length of training: steps,
     config.epochs = config_dict.placeholder(float)  # or passes over the train split
 
     config.data = _options(
-        name="shapes",  # shapes | folder | camvid | tfds
+        # Of segmentation: shapes | folder | camvid | tfds; of classification: shapes |
+        # class_folder | digits | tfds.
+        name="shapes",
         root=config_dict.placeholder(str),  # folder of the data; None: the source's own
         train_split="train",
         eval_split="val",
@@ -68,6 +70,10 @@ def default() -> Config:
             test_fraction=0.0,
             seed=0,  # of that split
         ),
+        class_folder=_options(
+            val_fraction=0.2,  # where there are no folders of splits
+            seed=0,  # of that split
+        ),
         tfds=_options(
             builder=config_dict.placeholder(str),  # name[/config][:version]
             image_key=config_dict.placeholder(str),  # None: the dataset's known map
@@ -88,6 +94,12 @@ def default() -> Config:
         blur=0.0,  # probability of a Gaussian blur
         blur_sigma=(0.1, 2.0),  # px
         cutmix=0.0,  # probability that a box of another example is pasted in
+        # Classification: a crop by its share of the image's area, uniform in this
+        # range, with width / height log-uniform in the other one,
+        crop_area=_any((0.25, 1.0)),
+        crop_aspect=(0.75, 1.3333),
+        # or of an image whose shorter side becomes uniform in (low, high), px.
+        shorter_side=_any(),
     )
 
     config.model = _options(
@@ -111,6 +123,7 @@ def default() -> Config:
         class_weights=(),  # one per class; (): 1 each
         label_smoothing=0.0,
         auxiliary=0.4,  # weight of the auxiliary heads' losses
+        classifier_auxiliary=0.3,  # of those of GoogLeNet as a classifier
         ohem_threshold=0.7,  # pixels whose true class has less probability are kept
         ohem_min_kept=0.0625,  # fraction of the valid pixels kept at least
         focal_gamma=2.0,
@@ -125,10 +138,13 @@ def default() -> Config:
     config.optim = _options(
         name="adamw",  # sgd | adamw | lamb | lars
         lr=1e-3,
-        schedule="poly",  # constant | poly | cosine | one_cycle
+        schedule="poly",  # constant | poly | cosine | one_cycle | multistep
         warmup_steps=0,  # steps of linear warm-up, part of the run's steps
         power=0.9,  # of poly
         end_factor=0.0,  # last rate / lr
+        # Of multistep: fractions of the run, without its warm-up, after which the rate
+        milestones=(0.5, 0.75),
+        gamma=0.1,  # is multiplied by this.
         weight_decay=1e-2,  # decoupled (adamw, lamb); L2 in the gradient (sgd, lars)
         decay_norm_and_bias=False,
         momentum=0.9,
@@ -152,11 +168,12 @@ def default() -> Config:
         margin=0,  # px at a window's ends that count for nothing
         scales=(1.0,),  # factors on the image; probabilities are averaged over them
         flip=False,  # and over the mirror images
+        crop=0.875,  # classification: side of the central crop / the largest that fits
     )
     config.checkpoint = _options(
         every=_any(),  # steps or epochs, as the run's length; None: at the end only
         keep=2,  # newest checkpoints kept
-        keep_best=1,  # and this many with the best mIoU
+        keep_best=1,  # and this many with the best mIoU, or top-1
     )
     config.logs = _options(
         every=10,  # steps between lines of metrics.jsonl
@@ -175,8 +192,8 @@ def default() -> Config:
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task": ("segmentation",),
-    "data.name": ("shapes", "folder", "camvid", "tfds"),
+    "task": ("segmentation", "classification"),
+    "data.name": ("shapes", "folder", "camvid", "class_folder", "digits", "tfds"),
     "data.fit": ("pad", "resize"),
     "data.mask_values": ("auto", "ids", "colors"),
     "model.like": ("segjax", "smp", "torchvision", "timm", "transformers"),
@@ -185,7 +202,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.inflate": ("repeat", "mean", "zero"),
     "eval.mode": ("whole", "slide"),
     "optim.name": ("sgd", "adamw", "lamb", "lars"),
-    "optim.schedule": ("constant", "poly", "cosine", "one_cycle"),
+    "optim.schedule": ("constant", "poly", "cosine", "one_cycle", "multistep"),
 }
 
 POSITIVE = (
@@ -208,14 +225,24 @@ def _chosen(key: str, *values: str) -> tuple[Chosen, str]:
 USED_WHEN: dict[str, tuple[Chosen, str]] = {
     "data.shapes": _chosen("data.name", "shapes"),
     "data.folder": _chosen("data.name", "folder"),
+    "data.class_folder": _chosen("data.name", "class_folder"),
     "data.tfds": _chosen("data.name", "tfds"),
-    "data.root": _chosen("data.name", "folder", "camvid", "tfds"),
-    "data.channels": _chosen("data.name", "folder", "tfds"),
+    "data.root": _chosen("data.name", "folder", "camvid", "class_folder", "tfds"),
+    "data.channels": _chosen("data.name", "folder", "class_folder", "digits", "tfds"),
     "data.mask_values": _chosen("data.name", "folder", "tfds"),
     "data.buffer_size": _chosen("data.fit", "pad"),
     "model.norm_group": _chosen("model.norm", "batch"),
     "model.inflate": (lambda c: c.model.pretrained is not None, "model.pretrained"),
     "loss.auxiliary": (lambda c: c.model.auxiliary, "model.auxiliary = True"),
+    "loss.classifier_auxiliary": (
+        lambda c: c.task == "classification" and c.model.encoder == "googlenet",
+        "task = classification and model.encoder = googlenet",
+    ),
+    "augment.crop_aspect": (
+        lambda c: c.augment.shorter_side is None,
+        "augment.crop_area",
+    ),
+    "eval.crop": _chosen("data.fit", "pad"),
     "augment.blur_sigma": (lambda c: c.augment.blur > 0, "augment.blur > 0"),
     "loss.class_weights": _chosen(
         "loss.name", "cross_entropy", "ohem_cross_entropy", "focal"
@@ -235,11 +262,33 @@ USED_WHEN: dict[str, tuple[Chosen, str]] = {
     "eval.margin": _chosen("eval.mode", "slide"),
     "optim.power": _chosen("optim.schedule", "poly"),
     "optim.end_factor": _chosen("optim.schedule", "poly", "cosine"),
+    "optim.milestones": _chosen("optim.schedule", "multistep"),
+    "optim.gamma": _chosen("optim.schedule", "multistep"),
     "optim.momentum": _chosen("optim.name", "sgd", "lars"),
     "optim.nesterov": _chosen("optim.name", "sgd", "lars"),
     "optim.betas": _chosen("optim.name", "adamw", "lamb"),
     "optim.eps": _chosen("optim.name", "adamw", "lamb"),
 }
+
+# Keys that only one task uses, whatever else is chosen.
+OF_TASK: dict[str, tuple[str, ...]] = {
+    "segmentation": (
+        *("data.mask_values", "data.tfds.classes", "mesh.spatial", "eval.bucket"),
+        *("eval.mode", "eval.window", "eval.overlap", "eval.margin"),
+        *("eval.scales", "eval.flip"),
+        *("model.decoder", "model.auxiliary", "augment.scale", "augment.cutmix"),
+    ),
+    "classification": (
+        *("augment.crop_area", "augment.crop_aspect", "augment.shorter_side"),
+        "eval.crop",
+    ),
+}
+# Which datasets have labels for it, and which losses it has; others are refused.
+DATA_OF_TASK: dict[str, tuple[str, ...]] = {
+    "segmentation": ("shapes", "folder", "camvid", "tfds"),
+    "classification": ("shapes", "class_folder", "digits", "tfds"),
+}
+IMAGE_LOSSES = ("cross_entropy",)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -272,12 +321,41 @@ def _unused(config: Config) -> Iterable[str]:
     for key, value in flatten(config).items():
         if key in known and value == known[key]:
             continue
+        for task, keys in OF_TASK.items():
+            if key in keys and task != config.task:
+                yield (
+                    f"config.{key}={value!r} is not used here: it needs task = {task}; "
+                    "leave it out or change that"
+                )
         for prefix, (used, words) in USED_WHEN.items():
             if (key == prefix or key.startswith(prefix + ".")) and not used(config):
                 yield (
                     f"config.{key}={value!r} is not used here: it needs {words}; "
                     "leave it out or change that"
                 )
+
+
+def _contradicts_task(config: Config) -> Iterable[str]:
+    known = DATA_OF_TASK.get(config.task, ())
+    if config.data.name not in known:
+        yield (
+            f"config.data.name={config.data.name!r} has no labels for config.task="
+            f"{config.task!r}; those that have: {', '.join(known)}"
+        )
+    if config.task != "classification":
+        return
+    if config.loss.name not in IMAGE_LOSSES:
+        yield (
+            f"config.loss.name={config.loss.name!r} is a loss of label maps; with "
+            f"config.task='classification' write {' or '.join(IMAGE_LOSSES)}"
+        )
+    area, side = config.augment.crop_area, config.augment.shorter_side
+    if area is not None and side is not None:
+        if tuple(area) != tuple(default().augment.crop_area):
+            yield (
+                f"config.augment.crop_area={area!r} and config.augment.shorter_side="
+                f"{side!r} both say how to crop; keep one"
+            )
 
 
 def _contradictions(config: Config) -> Iterable[str]:
@@ -347,7 +425,8 @@ def validate(config: Config) -> None:
                 f"config.{key} is not a key of segjax.config.default()"
                 f"{nearest(key, known)}"
             )
-    for problem in (*_contradictions(config), *_unused(config)):
+    problems = (*_contradictions(config), *_contradicts_task(config), *_unused(config))
+    for problem in problems:
         raise ValueError(problem)
 
 

@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from segjax import cache, logs, setup, sharding
 from segjax.batch import Source
+from segjax.classify import evaluate_images
 from segjax.data import evaluation
 from segjax.metrics import Confusion
 
@@ -43,8 +44,12 @@ def evaluate_split(
     Returns:
       The summary (:func:`segjax.metrics.summarize` and ``loss``, the batches' losses
       weighted by their valid pixels), and example index -> uint8[h, w] prediction at
-      the label's own size.
+      the label's own size. Of a classifier: :func:`segjax.classify.evaluate_images`'.
     """
+    if parts.config.task == "classification":
+        return evaluate_images(
+            parts, eval_step, variables, source, show=show, progress=progress
+        )
     config = parts.config
     batch_size = config.eval.batch_size or config.data.batch_size
     sharding.check_batch_size("config.eval.batch_size", batch_size, parts.mesh)
@@ -112,9 +117,9 @@ def evaluate(
     split = str(split or parts.config.data.eval_split)
     source = setup.open_split(parts.config, split)
     if source.spec != parts.spec:
+        theirs, ours = (", ".join(s.spec.names[:20]) for s in (source, parts))
         raise ValueError(
-            f"the classes of the data ({', '.join(source.spec.names)}) are not those "
-            f"of the run ({', '.join(parts.spec.names)})"
+            f"the classes of the data ({theirs}) are not those of the run ({ours})"
         )
     variables, step = setup.restore_variables(parts, workdir, checkpoint)
     console = Console(soft_wrap=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 HELP: dict[str, str] = {
     "train": "train, evaluate, checkpoint; resume what was begun",
     "evaluate": "evaluate a run's checkpoint on a whole split",
-    "predict": "label images of any size with a trained run",
+    "predict": "label, or classify, images of any size with a trained run",
     "import": "a run's folder from another program's weights",
     "export": "write a run's network or weights for other programs",
     "plan": "compile a run's steps for a TPU slice, without a TPU",
@@ -27,6 +27,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "segjax train --config configs/resnet_unet.py",
         "segjax train --config configs/resnet_unet.py --config.optim.lr=0.003 "
         "--workdir runs/a",
+        "segjax train --config configs/digits_resnet18.py --workdir runs/digits",
     ),
     "evaluate": (
         "segjax evaluate --workdir runs/a --split val",

@@ -201,13 +201,14 @@ def datasets(pattern: str | None = None) -> str:
     """
     import importlib
 
-    from segjax.data import NAMES
+    from segjax.data import NAMES, SOURCES
 
     parts = []
     known = configs.flatten(configs.default())
     for name in matching(NAMES, pattern, "datasets"):
         module = importlib.import_module(f"segjax.data.{name}")
-        lines = [name, _first(module.__doc__), _here(name)]
+        tasks = [task for task, of_it in SOURCES.items() if name in of_it]
+        lines = [name, _first(module.__doc__), f"  for {', '.join(tasks)}", _here(name)]
         if name == "tfds":
             lines.append(_catalogued())
         own = [key for key in known if key.startswith(f"data.{name}.")]

@@ -24,6 +24,7 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
     "poly": ("warmup_steps", "power", "end_factor"),
     "cosine": ("warmup_steps", "end_factor"),
     "one_cycle": ("warmup_steps",),
+    "multistep": ("warmup_steps", "milestones", "gamma"),
 }
 """Schedule name -> the knobs of :func:`make_schedule` that it reads besides lr."""
 
@@ -49,6 +50,8 @@ def make_schedule(
     warmup_steps: int = 0,
     power: float = 0.9,
     end_factor: float = 0.0,
+    milestones: Iterable[float] = (0.5, 0.75),
+    gamma: float = 0.1,
 ) -> optax.Schedule:
     """Step (from 0) -> learning rate.
 
@@ -57,7 +60,8 @@ def make_schedule(
     "DeepLab", 2017), ``cosine`` Loshchilov & Hutter's half cosine ("SGDR", 2017); both
     end at ``end_factor * lr``. ``one_cycle`` (Smith & Topin, "Super-Convergence",
     2018) climbs from lr / 25 for ``warmup_steps`` (30 % of the steps when that is 0)
-    and falls to lr / 250 000, both along cosines.
+    and falls to lr / 250 000, both along cosines. ``multistep`` multiplies the rate by
+    ``gamma`` after each of the ``milestones``, fractions of its steps.
 
     Raises:
       ValueError: an unknown name, or numbers that leave no step to train at.
@@ -72,7 +76,16 @@ def make_schedule(
         # optax truncates the product with steps; the half keeps it off rounding errors.
         climb = (warmup_steps + 0.5) / steps if warmup_steps else 0.3
         return optax.schedules.cosine_onecycle_schedule(steps, lr, pct_start=climb)
-    if name == "constant":
+    if name == "multistep":
+        milestones = tuple(milestones)
+        if any(not 0 < at < 1 for at in milestones) or not gamma > 0:
+            raise ValueError(
+                f"milestones={milestones} lie between 0 and 1, the run's length, and "
+                f"gamma={gamma} is above 0"
+            )
+        drops = tuple(round(at * rest) for at in milestones)
+        main = partial(_multistep, lr=lr, drops=drops, gamma=gamma)
+    elif name == "constant":
         main = optax.schedules.constant_schedule(lr)
     elif name == "poly":
         main = partial(_poly, lr=lr, steps=rest, power=power, end_factor=end_factor)
@@ -96,6 +109,13 @@ def _poly(
     # T, and the power of that is NaN.
     left = jnp.clip(1 - jnp.asarray(step) / steps, 0, 1)
     return lr * (end_factor + (1 - end_factor) * left**power)
+
+
+def _multistep(
+    step: jax.typing.ArrayLike, *, lr: float, drops: tuple[int, ...], gamma: float
+) -> jax.Array:
+    passed = jnp.sum(jnp.asarray(step) >= jnp.asarray(drops))
+    return lr * gamma ** passed.astype(float)
 
 
 def make_optimizer(

@@ -25,11 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax import cache, hlo, logs, setup, sharding
-from segjax.batch import LabelSpec
+from segjax.batch import ClassSpec, LabelSpec
 from segjax.chips import Chip, chip_of
 from segjax.config import Config
 from segjax.flops import count_macs
 from segjax.preprocessing import Preprocessing, pair, preprocessing
+from segjax.tasks import TASKS
 
 # Above this share of bytes without an estimate the sum of cycles is a lower bound.
 ESTIMATED_ENOUGH = 0.05
@@ -40,7 +41,7 @@ STEPS = ("train", "eval")
 class Data:
     """What a step must know of the data."""
 
-    spec: LabelSpec
+    spec: LabelSpec | ClassSpec
     channels: int
     dtype: Any
     buffer: tuple[int, int]
@@ -59,7 +60,10 @@ def describe_data(config: Config, classes: int | None) -> Data:
         buffer = setup.train_buffer(config, source)
         return Data(source.spec, source.channels, dtype, buffer, len(source))
     names = tuple(f"class{i}" for i in range(classes))
-    spec = LabelSpec(names, tuple((i, i, i) for i in range(classes)))
+    if config.task == "classification":
+        spec = ClassSpec(names)
+    else:
+        spec = LabelSpec(names, tuple((i, i, i) for i in range(classes)))
     buffer = pair(config.data.buffer_size or config.data.image_size)
     return Data(spec, config.data.channels or 3, np.uint8, buffer, 1000)
 
@@ -137,7 +141,7 @@ def abstract_batch(config: Config, data: Data, pre: Preprocessing, mesh) -> dict
     where = sharding.batch_sharding(mesh)
     shapes = {
         "image": ((rows, *data.buffer, pre.channels), data.dtype),
-        "label": ((rows, *data.buffer), np.uint8),
+        "label": TASKS[config.task].label_shape(rows, data.buffer),
         "size": ((rows, 2), np.int32),
     }
     return {

@@ -1,6 +1,5 @@
 """``segjax predict``: labels, pictures and boxes of any images, at their own size."""
 
-import json
 import os
 import sys
 import time
@@ -19,8 +18,10 @@ from PIL import Image
 
 from segjax import cache, detection, drawing, inference, logs, regions, setup, views
 from segjax.batch import IGNORE, LabelSpec
+from segjax.classify import classify
 from segjax.data import files, inputs, video
 from segjax.data.inputs import Entry
+from segjax.outputs import raise_failed, save, write_json
 
 PICTURES = ("label", "overlay", "contours", "boxes")
 """What can be written for an image: ``<name>.png``, ``<name>_overlay.png``, ..."""
@@ -98,27 +99,6 @@ def padding(sizes: Iterable[tuple[int, int]], bucket: int, programs: int) -> int
     while len({_up(size, bucket) for size in sizes}) > programs:
         bucket *= 2
     return bucket
-
-
-def save(output: Path, name: str, write: Callable[[Path], Any]) -> None:
-    """Have ``<output>/<name>`` written, whole or not at all, and nowhere else.
-
-    Raises:
-      ValueError: a link in ``output`` leads out of it.
-    """
-    target = output / name
-    root, real = os.path.realpath(output), os.path.realpath(target.parent)
-    if os.path.commonpath((root, real)) != root:
-        raise ValueError(f"{target}: a link leads out of --output; take it away")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it and then moved: a link of the target's name is replaced, not followed.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        write(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_fast(picture: np.ndarray, path: Path) -> None:
@@ -310,18 +290,6 @@ def _speed(results: Results, seconds: float) -> str:
     )
 
 
-def _raise_failed(results: Results, output: Path) -> None:
-    """Name what failed, if anything did."""
-    if failed := results.failed:
-        texts = [entry["error"] for entry in failed]
-        more = f"; and others: see 'failed' in {output / 'boxes.json'}"
-        total = len(failed) + len(results.images)
-        raise ValueError(
-            f"{len(failed)} of {total} files failed: {'; '.join(texts[:10])}"
-            f"{more * (len(texts) > 10)}"
-        )
-
-
 def predict(
     workdir: Path,
     source: Sequence[str],
@@ -333,6 +301,8 @@ def predict(
     options: Options = Options(),
 ) -> dict[str, Any]:
     """Label files or a split; writes PNGs and ``boxes.json`` and returns the latter.
+
+    With a classifier it writes ``predictions.json``: each image's class.
 
     Args:
       workdir: of the run.
@@ -357,25 +327,30 @@ def predict(
     console = Console(soft_wrap=True)
     threads = min(8, os.cpu_count() or 1)
     multiple = parts.config.eval.bucket
+    about = {
+        "classes": list(parts.spec.names),
+        "step": step,
+        "split": split,
+        "environment": logs.environment(),
+    }
     if split:
         examples = setup.open_split(parts.config, split)
         entries, total = inputs.split_entries(examples, ENDINGS), len(examples)
     else:
         entries = inputs.file_entries(items, parts.pre.channels, options.every)
         total = sum(video.count_frames(i.path, options.every) for i in items)
+    if parts.config.task == "classification":
+        return classify(parts, variables, entries, output, about, console)
+    if not split:
         multiple = _padding(items, multiple, options.programs, threads, console)
     labeller = Labeller(views.views_of(parts), variables, multiple)
     writer, results = Writer(output, parts.spec, options), Results(parts.spec)
     output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    about = {
-        "classes": list(parts.spec.names),
-        "step": step,
-        "split": split,
+    about |= {
         "min_area": options.min_area,
         "connectivity": options.connectivity,
         "padded_to": multiple,
-        "environment": logs.environment(),
     }
     try:
         with Progress(console=console, transient=True) as bar:
@@ -385,11 +360,10 @@ def predict(
     finally:
         # What was done before an interruption is told, too.
         about |= results.to_dict()
-        text = json.dumps(about, indent=2) + "\n"
-        save(output, "boxes.json", lambda path: path.write_text(text))
+        write_json(output, "boxes.json", about)
     if split:
         logs.detection_table(about["average_precision"], console)
     console.print(f"step {step}: {output}", highlight=False)
     console.print(_speed(results, time.perf_counter() - start), highlight=False)
-    _raise_failed(results, output)
+    raise_failed(results.failed, len(results.images), output / "boxes.json")
     return about

@@ -3,10 +3,9 @@
 With the commands, the only reader of a config's keys.
 """
 
-import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,30 +15,31 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from segjax import checkpoint, models, sharding, weights
+from segjax import checkpoint, sharding
 from segjax import config as configs
 from segjax import step as steps
 from segjax.augment import Augment
-from segjax.batch import Batch, LabelSpec, Source
+from segjax.batch import Batch, ClassSpec, LabelSpec, Source
 from segjax.config import Config
 from segjax.data import open_source, pipeline
-from segjax.losses import OPTIONS as LOSS_OPTIONS
-from segjax.losses import Loss, build_loss
 from segjax.optim import OPTIONS as OPTIM_OPTIONS
 from segjax.optim import make_optimizer, make_schedule
 from segjax.preprocessing import Preprocessing, pair
+from segjax.tasks import TASKS, Task
 
 
 def open_split(config: Config, split: str) -> Source:
     """The examples of a split of the config's dataset."""
-    name = config.data.name
+    name, task = config.data.name, TASKS[config.task]
     options = config.data[name].to_dict() if name in config.data else {}
     if name == "shapes":
         options["image_size"] = pair(config.data.image_size)
-    if name in ("folder", "tfds"):
+    if name in ("folder", "class_folder", "digits", "tfds"):
         options["channels"] = config.data.channels
-        options["mask_values"] = config.data.mask_values
-    return open_source(name, split, root=config.data.root, **options)
+    if name == "tfds" and task is not TASKS["segmentation"]:
+        del options["classes"]  # of masks
+    options |= task.source_options(config)
+    return open_source(name, split, root=config.data.root, task=config.task, **options)
 
 
 def num_steps(config: Config, num_examples: int) -> int:
@@ -105,7 +105,7 @@ def make_model(
     platform: str | None,
     groups: int = 1,
     spatial: int = 1,
-) -> models.Segmenter:
+) -> Any:
     """The config's network; ``groups``: :func:`norm_groups`.
 
     ``spatial``: over how many devices image rows are split.
@@ -113,9 +113,8 @@ def make_model(
     options = {}
     if config.model.output_stride is not None:
         options["output_stride"] = config.model.output_stride
-    return models.build(
-        config.model.encoder,
-        config.model.decoder,
+    return TASKS[config.task].build(
+        config,
         num_classes,
         in_channels=channels,
         like=config.model.like,
@@ -125,30 +124,18 @@ def make_model(
         norm=config.model.norm,
         norm_groups=groups,
         remat=config.model.remat,
-        auxiliary=config.model.auxiliary,
         spatial=spatial,
         **options,
     )
 
 
-def make_loss(config: Config, spec: LabelSpec) -> Loss:
+def make_loss(config: Config, spec: LabelSpec | ClassSpec) -> Any:
     """The config's loss.
 
     Raises:
       ValueError: an unknown name, or not one class weight per class.
     """
-    names = config.loss.name
-    weights = config.loss.class_weights
-    if weights and len(weights) != spec.num_classes:
-        raise ValueError(
-            f"config.loss.class_weights has {len(weights)} values, but the data has "
-            f"{spec.num_classes} classes: {', '.join(spec.names)}"
-        )
-    used = {o for name in names.split("+") for o in LOSS_OPTIONS.get(name.strip(), ())}
-    options = {key: config.loss[key] for key in used}
-    if "class_weights" in options:
-        options["class_weights"] = tuple(weights) or None
-    return build_loss(names, tuple(config.loss.weights), **options)
+    return TASKS[config.task].loss(config, spec)  # type: ignore[arg-type]
 
 
 def make_tx(
@@ -163,6 +150,8 @@ def make_tx(
         warmup_steps=optim.warmup_steps,
         power=optim.power,
         end_factor=optim.end_factor,
+        milestones=optim.milestones,
+        gamma=optim.gamma,
     )
     options = {key: optim[key] for key in OPTIM_OPTIONS[optim.name]}
     options["lr_multipliers"] = optim.lr_multipliers.to_dict()
@@ -172,9 +161,10 @@ def make_tx(
 
 def make_augment(config: Config, pre: Preprocessing) -> Augment:
     """The config's augmentation."""
-    return Augment(
-        out_size=pre.image_size, mean=pre.mean, std=pre.std, **config.augment.to_dict()
-    )
+    crops = ("scale", "cutmix", "crop_area", "crop_aspect", "shorter_side")
+    options = {k: v for k, v in config.augment.to_dict().items() if k not in crops}
+    options |= TASKS[config.task].crop(config)
+    return Augment(out_size=pre.image_size, mean=pre.mean, std=pre.std, **options)
 
 
 @dataclass(frozen=True)
@@ -182,11 +172,16 @@ class Parts:
     """What training and evaluation share: everything but the data's order."""
 
     config: Config
-    spec: LabelSpec
+    spec: LabelSpec | ClassSpec
     pre: Preprocessing
     mesh: Mesh
-    model: models.Segmenter
-    loss: Loss
+    model: Any
+    loss: Any
+
+    @property
+    def task(self) -> Task:
+        """What is learnt."""
+        return TASKS[self.config.task]
 
     @property
     def dtype(self):
@@ -218,22 +213,16 @@ class Parts:
             num_classes=self.spec.num_classes,
             seed=config.seed,
             accumulate=config.optim.accumulate,
-            aux_weight=config.loss.auxiliary,
+            aux_weight=config.loss[self.task.auxiliary],
+            count=self.task.count,
             ema_decay=config.optim.ema_decay,
             dtype=self.dtype,
         )
 
     def eval_step(self) -> Callable:
-        """The jitted evaluation step (:func:`segjax.step.make_eval_step`)."""
-        return steps.make_eval_step(
-            self.model,
-            self.loss,
-            self.mesh,
-            num_classes=self.spec.num_classes,
-            mean=self.pre.mean,
-            std=self.pre.std,
-            resize=self.pre.fit == "resize",
-            dtype=self.dtype,
+        """The jitted evaluation step of the task."""
+        return self.task.eval_step(
+            self.model, self.loss, self.mesh, self.spec, self.pre, self.dtype
         )
 
     def init(self, tx: optax.GradientTransformation) -> Callable[[jax.Array], Any]:
@@ -261,7 +250,7 @@ class Parts:
 
 def make_parts(
     config: Config,
-    spec: LabelSpec,
+    spec: LabelSpec | ClassSpec,
     pre: Preprocessing,
     devices: Sequence[Any] | None = None,
 ) -> Parts:
@@ -276,7 +265,9 @@ def make_parts(
     return assemble(config, spec, pre, mesh)
 
 
-def assemble(config: Config, spec: LabelSpec, pre: Preprocessing, mesh: Mesh) -> Parts:
+def assemble(
+    config: Config, spec: LabelSpec | ClassSpec, pre: Preprocessing, mesh: Mesh
+) -> Parts:
     """Model and loss for a mesh."""
     if config.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError(
@@ -308,11 +299,12 @@ def load_parts(
     workdir: Path,
     overrides: list[str],
     devices: Sequence[Any] | None = None,
+    task: str | None = None,
 ) -> Parts:
     """The parts of the run in a workdir.
 
     Raises:
-      ValueError: it is not a run's workdir.
+      ValueError: it is not a run's workdir, or of another ``task`` than the caller's.
     """
     for name in ("config.json", "labels.json"):
         if not (workdir / name).is_file():
@@ -320,9 +312,15 @@ def load_parts(
     config = configs.from_json((workdir / "config.json").read_text())
     configs.override(config, overrides)
     configs.validate(config)
+    if task not in (None, config.task):
+        raise ValueError(
+            f"--workdir {workdir} holds a run of {config.task}, and this takes runs of "
+            f"{task} only; segjax evaluate and predict take both"
+        )
     labels = json.loads((workdir / "labels.json").read_text())
     pre = Preprocessing.from_dict(labels["preprocessing"])
-    return make_parts(config, LabelSpec.from_dict(labels), pre, devices)
+    spec = TASKS[config.task].spec.from_dict(labels)
+    return make_parts(config, spec, pre, devices)
 
 
 def train_batches(config: Config, source: Source, start_step: int) -> Iterator[Batch]:
@@ -367,51 +365,10 @@ def restore_variables(parts: Parts, workdir: Path, which: str) -> tuple[Any, int
     Raises:
       ValueError: there is no such checkpoint.
     """
-    folder = checkpoint.find_step(workdir, which)
+    folder = checkpoint.find_step(workdir, which, parts.task.metric)
     variables = checkpoint.restore_params(
         str(folder),
         abstract_variables(parts),
         ema=parts.config.optim.ema_decay is not None,
     )
     return {"batch_stats": {}} | variables, int(folder.name)
-
-
-def warm_start(parts: Parts, state: steps.TrainState) -> steps.TrainState:
-    """The state with the parameters of ``model.pretrained``.
-
-    That is another run's workdir (everything that has the same shape but the head is
-    taken), a file of PyTorch weights, of the whole network or of its encoder, or a
-    package of them ("package:efficientnet-lite0").
-    """
-    name, inflate = parts.config.model.pretrained, parts.config.model.inflate
-    path = Path(name)
-    variables = abstract_variables(parts)
-    if path.is_dir():
-        if inflate is not None:
-            raise ValueError(
-                f"config.model.inflate={inflate!r} is for weights files, but "
-                f"config.model.pretrained={path} is a folder; leave inflate out, or "
-                "write the weights to a file with segjax export"
-            )
-        loaded = checkpoint.restore_params(
-            path, variables, ema=True, allow_missing=("params/head/*",)
-        )
-    else:
-        loaded = weights.load_torch(
-            parts.model,
-            weights.read_package(name) if name.startswith(weights.PREFIX) else path,
-            image_shape=(*parts.pre.image_size, parts.pre.channels),
-            allow_missing=("decoder/*", "head/*", "auxiliary/*"),
-            inflate=inflate,
-        )
-    params = _merge(state.params, loaded["params"])
-    stats = _merge(state.batch_stats, loaded.get("batch_stats", {}))
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, batch_stats=stats, ema=ema)
-
-
-def _merge(fresh: Any, loaded: Any) -> Any:
-    """``fresh`` with the leaves that ``loaded`` has, where and as ``fresh`` is."""
-    if isinstance(fresh, Mapping):
-        return {k: _merge(v, loaded[k]) if k in loaded else v for k, v in fresh.items()}
-    return jax.device_put(jnp.asarray(loaded, fresh.dtype), fresh.sharding)

@@ -6,6 +6,7 @@ state of a generator.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from jax.sharding import Mesh
 from segjax import sharding
 from segjax.augment import Augment, augment_batch, prepare_eval
 from segjax.losses import Loss
+from segjax.losses.image import ImageLoss
 from segjax.metrics import confusion_matrix, confusion_of_scores
 from segjax.ops.sampling import resize_logits
 from segjax.ops.scores import finish, predictions
@@ -79,7 +81,7 @@ def init_state(
     )
 
 
-def _forward(model: nn.Module, loss: Loss, aux_weight: float, counts, key):
+def _forward(model: nn.Module, loss: Loss | ImageLoss, aux_weight: float, counts, key):
     """(params, stats, images, labels, part) -> (loss, (stats, (scores, predicted))).
 
     ``predicted``: as of :meth:`segjax.losses.Loss.of_scores`. ``part`` is the number of
@@ -104,35 +106,29 @@ def _forward(model: nn.Module, loss: Loss, aux_weight: float, counts, key):
     return forward
 
 
-def _gradients(
-    forward, state: TrainState, images, labels, accumulate: int, classes, platform
-):
-    """Loss, gradients, batch statistics and confusion matrix of the global batch.
+def _gradients(forward, count, state: TrainState, images, labels, accumulate: int):
+    """Loss, gradients, batch statistics and counts of the global batch.
 
     With ``accumulate`` > 1 the batch is cut into that many parts, one after the other.
     The parts' losses are sums over the count of the WHOLE batch, so that they add up
     to the loss of the whole, whatever was ignored in each.
     """
     grad = jax.value_and_grad(forward, has_aux=True)
-
-    def count(found, labels):
-        scores, predicted = found
-        return confusion_of_scores(scores, labels, classes, platform, predicted)
-
     if accumulate == 1:
-        (value, (stats, scores)), grads = grad(
+        (value, (stats, found)), grads = grad(
             state.params, state.batch_stats, images, labels, 0
         )
         with jax.named_scope("metrics"):
-            matrix = count(scores, labels)
-        return value, grads, stats, matrix
+            counted = count(*found, labels)
+        return value, grads, stats, counted
 
     def part(carry, batch):
-        value, grads, stats, matrix = carry
+        value, grads, stats, counted = carry
         number, images, labels = batch
-        (v, (stats, scores)), g = grad(state.params, stats, images, labels, number)
-        matrix += count(scores, labels)
-        return (value + v, jax.tree.map(jnp.add, grads, g), stats, matrix), None
+        (v, (stats, found)), g = grad(state.params, stats, images, labels, number)
+        grads = jax.tree.map(jnp.add, grads, g)
+        counted = jax.tree.map(jnp.add, counted, count(*found, labels))
+        return (value + v, grads, stats, counted), None
 
     # Part i takes every accumulate-th example: each device keeps its own rows.
     parts = jax.tree.map(
@@ -141,30 +137,43 @@ def _gradients(
         ),
         (images, labels),
     )
-    zero = jax.eval_shape(forward, state.params, state.batch_stats, images, labels, 0)[
-        0
-    ]
-    start = (
-        jnp.zeros(zero.shape, zero.dtype),
-        jax.tree.map(jnp.zeros_like, state.params),
-        state.batch_stats,
-        jnp.zeros((classes, classes), jnp.int32),
+
+    def outcome(images, labels):
+        value, (_, found) = forward(state.params, state.batch_stats, images, labels, 0)
+        return value, count(*found, labels)
+
+    value, counted = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(outcome, images, labels),
     )
-    (value, grads, stats, matrix), _ = jax.lax.scan(
-        part, start, (jnp.arange(accumulate), *parts)
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    (value, grads, stats, counted), _ = jax.lax.scan(
+        part,
+        (value, zeros, state.batch_stats, counted),
+        (jnp.arange(accumulate), *parts),
     )
-    return value, grads, stats, matrix
+    return value, grads, stats, counted
+
+
+def count_confusion(scores, predicted, labels, num_classes: int, platform: str):
+    """``confusion`` int32[K, K]: what a step of segmentation counts."""
+    return {
+        "confusion": confusion_of_scores(
+            scores, labels, num_classes, platform, predicted
+        )
+    }
 
 
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
-    loss: Loss,
+    loss: Loss | ImageLoss,
     augment: Augment,
     mesh: Mesh,
     state_shardings,
     *,
     num_classes: int,
+    count: Callable[..., dict[str, jax.Array]] = count_confusion,
     seed: int,
     accumulate: int = 1,
     aux_weight: float = 0.4,
@@ -175,8 +184,9 @@ def make_train_step(
 
     ``batch`` is a training batch (:mod:`segjax.batch`) on the mesh. ``metrics`` has
     ``loss`` (mean over the valid pixels of the global batch), ``gradient_norm``
-    (float32[]) and ``confusion`` (int32[K, K], of the augmented batch
-    as the network saw it).
+    (float32[]) and what ``count`` counts of the augmented batch as the network saw it
+    (``count_confusion``: ``confusion`` int32[K, K]). A classifier's labels are int[B],
+    its ``loss`` an :class:`segjax.losses.image.ImageLoss`.
     """
     platform = sharding.platform(mesh)
 
@@ -185,13 +195,16 @@ def make_train_step(
         with jax.named_scope("augment"):
             stored = batch["image"], batch["label"], batch["size"]
             images, labels = augment_batch(augment, key, *stored, platform=platform)
-        images, labels = jax.lax.with_sharding_constraint(
-            (images.astype(dtype), labels), sharding.image_sharding(mesh)
-        )
+        images, labels = sharding.spread(images.astype(dtype), labels, mesh)
         dropout_key = jax.random.fold_in(stream_key(seed, "dropout"), state.step)
         forward = _forward(model, loss, aux_weight, loss.counts(labels), dropout_key)
-        value, grads, stats, matrix = _gradients(
-            forward, state, images, labels, accumulate, num_classes, platform
+        value, grads, stats, counted = _gradients(
+            forward,
+            partial(count, num_classes=num_classes, platform=platform),
+            state,
+            images,
+            labels,
+            accumulate,
         )
         with jax.named_scope("optimizer"):
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -202,7 +215,7 @@ def make_train_step(
         metrics = {
             "loss": value,
             "gradient_norm": optax.tree.norm(grads),
-            "confusion": matrix,
+            **counted,
         }
         new_state = TrainState(
             step=state.step + 1,

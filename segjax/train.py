@@ -20,8 +20,9 @@ from segjax import config as configs
 from segjax import step as steps
 from segjax.config import Config
 from segjax.evaluate import evaluate_split
-from segjax.metrics import Confusion
 from segjax.preprocessing import preprocessing
+from segjax.tasks import Task
+from segjax.warm import warm_start
 
 # What a resumed run may change: nothing here touches the steps already made.
 RESUMABLE = ("data.root", "steps", "epochs", "eval.", "checkpoint.", "logs.", "mesh.")
@@ -54,25 +55,25 @@ def check_resumable(config: Config, workdir: Path) -> None:
 class Window:
     """Means over the steps since the last line of the log."""
 
-    num_classes: int
+    task: Task
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
-
-    def __post_init__(self):
-        self.confusion = Confusion(self.num_classes)
+    counts: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, metrics: dict[str, Any]) -> None:
         """Take one step's fetched metrics."""
         self.losses.append(float(metrics["loss"]))
         self.norms.append(float(metrics["gradient_norm"]))
-        self.confusion.add(metrics["confusion"])
+        for key in metrics.keys() - {"loss", "gradient_norm"}:
+            count = np.asarray(metrics[key], np.int64)
+            self.counts[key] = self.counts.get(key, 0) + count
 
     def scalars(self, names: tuple[str, ...]) -> dict[str, float | None]:
-        """The line's values; ``miou`` is of the augmented training batches."""
+        """The line's values; the task's are of the augmented training batches."""
         return {
             "loss": float(np.mean(self.losses)),
             "gradient_norm": float(np.mean(self.norms)),
-            "miou": self.confusion.summarize(names)["miou"],
+            **self.task.scalars(self.counts, names),
         }
 
 
@@ -118,6 +119,8 @@ class Run:
     @cached_property
     def eval_sizes(self) -> list[tuple[int, int]]:
         """Of the evaluation examples: their files' headers are read once."""
+        if self.config.task != "segmentation":
+            return []  # All are brought to one size.
         return [self.eval_source.size(i) for i in range(len(self.eval_source))]
 
     def open(self) -> None:
@@ -141,6 +144,7 @@ class Run:
             self.workdir / "checkpoints",
             keep_last=config.checkpoint.keep,
             keep_best=config.checkpoint.keep_best,
+            metric=parts.task.metric,
             warn=self.logs.warn,
         )
         if self.checkpoints.latest() is not None:
@@ -151,7 +155,7 @@ class Run:
         self.logs.truncate_after(self.step)
         self.earlier_seconds = logged_seconds(self.logs.path)
         self.meter = logs.Meter()
-        self.window = Window(self.spec.num_classes)
+        self.window = Window(self.parts.task)
         self.waiting = None
 
     def fresh_state(self) -> steps.TrainState:
@@ -160,7 +164,7 @@ class Run:
         init = jax.jit(self.parts.init(self.tx), out_shardings=self.shardings)
         state = init(key)
         if self.config.model.pretrained is not None:
-            state = setup.warm_start(self.parts, state)
+            state = warm_start(self.parts, state)
             self.logs.info(f"weights from {self.config.model.pretrained}")
         return state
 
@@ -192,7 +196,7 @@ class Run:
         scalars |= {"lr": float(self.schedule(self.step - 1))} | self.meter.read()
         scalars["seconds"] = self.seconds()
         self.logs.train(self.step, scalars)
-        self.window = Window(self.spec.num_classes)
+        self.window = Window(self.parts.task)
 
     def measure(self) -> None:
         """Score the evaluation split, with averaged parameters where there are any."""
@@ -229,10 +233,16 @@ class Run:
         """predictions/*.png: image | truth | prediction; the path of all in one."""
         if not self.pictures:
             return None
-        from segjax import inference  # Pillow and scipy are wanted only here
+        from segjax import classify, inference  # Pillow and scipy: only here
 
         folder = self.workdir / "predictions"
         folder.mkdir(exist_ok=True)
+        if self.config.task == "classification":
+            sheet = classify.draw(
+                self.eval_source, self.pictures, folder / "overview.png"
+            )
+            self.logs.image(self.step, "predictions", sheet)
+            return folder / "overview.png"
         rows = []
         for index, prediction in sorted(self.pictures.items()):
             example = self.eval_source[index]
@@ -303,7 +313,7 @@ class Run:
             picture = self.draw()
             self.logs.info(f"result: {path}")
             if picture:
-                self.logs.info(f"picture (image | truth | prediction): {picture}")
+                self.logs.info(f"picture (image, truth, prediction): {picture}")
         return result
 
     def close(self) -> None:

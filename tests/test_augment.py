@@ -13,6 +13,8 @@ from scipy import ndimage
 from segjax import augment
 from segjax.augment import Augment, augment_batch
 from segjax.batch import IGNORE
+from segjax.ops.colour import gray as gray_of
+from segjax.ops.colour import shift_hue
 from tests.requirements import require_parity
 
 KEY = jax.random.key(3)
@@ -306,9 +308,9 @@ def test_colour_formulas_are_torchvisions():
         np.testing.assert_allclose(got, want.permute(0, 2, 3, 1), atol=2e-5)
 
     shift = jnp.full((4, 1, 1, 1), -0.2)
-    check(augment._shift_hue(jnp.asarray(image), shift), functional.adjust_hue(x, -0.2))
+    check(shift_hue(jnp.asarray(image), shift), functional.adjust_hue(x, -0.2))
     gray = functional.rgb_to_grayscale(x)
-    check(augment._gray(jnp.asarray(image)), gray)
+    check(gray_of(jnp.asarray(image)), gray)
 
 
 def test_blur_is_scipys_gaussian_filter():
@@ -448,3 +450,103 @@ def test_mistakes_are_named():
     assert Augment((8, 8), scale=[1.0, 1.0]) == Augment((8, 8))  # type: ignore
     with pytest.raises(ValueError, match="one value per channel"):
         augment.normalize(np.zeros((4, 4, 3)), (0.1, 0.2), (1.0,))
+
+
+# Crops that are brought to one size: of classification
+
+
+def coordinates(n, h, w, buffer=(48, 64)):
+    """Float images whose two channels are the row and the column of each pixel."""
+    y, x = np.mgrid[: buffer[0], : buffer[1]].astype(np.float32)
+    image = np.tile(np.stack([y, x], -1)[None], (n, 1, 1, 1))
+    size = np.tile(np.array([[h, w]], np.int32), (n, 1))
+    return image, np.arange(n, dtype=np.int32), size
+
+
+def crop_boxes(got, out):
+    """(top, left, height, width) f[n] of the crops, from their inner samples' places.
+
+    Linear interpolation of a ramp is exact where no sample lies beyond the outermost
+    pixel's centre, as those in the middle do not.
+    """
+    boxes = []
+    for axis, along in ((0, got[:, :, 0, 0]), (1, got[:, 0, :, 1])):
+        middle, n = out[axis] // 2, out[axis]
+        step = along[:, middle] - along[:, middle - 1]
+        # The crop's first edge, in units of pixels' left edges.
+        start = along[:, middle] + 0.5 - (middle + 0.5) * step
+        start = np.where(step < 0, start + n * step, start)  # flipped
+        boxes.append((start, np.abs(step) * n))
+    (top, height), (left, width) = boxes
+    return top, left, height, width
+
+
+@pytest.mark.parametrize("platform", ["cpu", None])
+def test_a_crop_by_area_and_aspect_lies_inside_and_is_as_drawn(platform):
+    n, h, w, out = 400, 40, 60, (12, 16)
+    image, label, size = coordinates(n, h, w)
+    settings = Augment(out, flip=0.5, crop_area=(0.2, 0.6), crop_aspect=(0.5, 2.0))
+    got, classes = run(settings, KEY, image, label, size, platform=platform)
+    got = np.asarray(got)
+    assert got.shape == (n, *out, 2) and classes.dtype == np.int32
+    np.testing.assert_array_equal(classes, label)
+    top, left, height, width = crop_boxes(got, out)
+    assert top.min() > -1e-3 and (top + height).max() < h + 1e-3
+    assert left.min() > -1e-3 and (left + width).max() < w + 1e-3
+    area, aspect = height * width / (h * w), width / height
+    # No drawn side is longer than the image's but the height (at most 38 < 40 and 54 <
+    # 60 pixels): sqrt(0.6 * 2400 / 0.5) = 54 > 40 is cut.
+    free = height < h - 1e-2
+    assert area[free].min() > 0.2 - 1e-3 and area.max() < 0.6 + 1e-3
+    assert aspect[free].min() > 0.5 - 1e-2 and aspect.max() < 2 + 1e-2
+    assert 0.05 < 1 - free.mean() < 0.4
+    # Uniform place and flip: means within 4 standard errors.
+    free = (h - height) > 1
+    assert abs((top[free] / (h - height[free])).mean() - 0.5) < 4 / np.sqrt(12 * n)
+    flipped = got[:, 0, 8, 1] < got[:, 0, 7, 1]
+    assert abs(flipped.mean() - 0.5) < 4 * 0.5 / np.sqrt(n)
+
+
+def test_the_whole_area_with_the_images_aspect_is_the_resized_image():
+    image, label, size = batch(2, 20, 26)
+    settings = Augment((10, 13), crop_area=(1.0, 1.0), crop_aspect=(1.3, 1.3))
+    got, _ = run(settings, KEY, image, np.zeros(2, np.int32), size)
+    want = jax.image.resize(
+        image / np.float32(255), (2, 10, 13, 3), "linear", antialias=False
+    )
+    np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+def test_a_crop_by_the_shorter_side_keeps_the_scale():
+    n, h, w, out = 64, 40, 60, (16, 16)
+    image, label, size = coordinates(n, h, w)
+    settings = Augment(out, shorter_side=(20.0, 32.0))
+    top, left, height, width = crop_boxes(
+        np.asarray(run(settings, KEY, image, label, size)[0]), out
+    )
+    np.testing.assert_allclose(height, width, rtol=1e-3)
+    # The shorter side of 40 px becomes S: 16 px of the output are 16 * 40 / S of it.
+    side = 16 * h / height
+    assert 20 - 1e-2 < side.min() < 21 and 31 < side.max() < 32 + 1e-2
+    assert left.min() > -1e-3 and (left + width).max() < w + 1e-3
+    assert left.std() > 5  # it moves
+    # A shorter side below the output's: the largest crop that fits.
+    small = Augment(out, shorter_side=(8.0, 8.0))
+    top, left, height, width = crop_boxes(
+        np.asarray(run(small, KEY, image, label, size)[0]), out
+    )
+    np.testing.assert_allclose(height, h, rtol=1e-4)
+
+
+def test_mistakes_of_crops():
+    for wrong in (
+        {"crop_area": (0.5, 1.5)},
+        {"crop_area": (0.0, 1.0)},
+        {"crop_area": (0.5, 1.0), "shorter_side": (8.0, 9.0)},
+        {"shorter_side": (9.0, 8.0)},
+    ):
+        with pytest.raises(ValueError, match="augment.(crop_area|shorter_side) = "):
+            Augment((4, 4), **wrong)
+    image, _, size = batch(2, 8, 8)
+    with pytest.raises(ValueError, match="cutmix"):
+        augment_batch(Augment((8, 8), cutmix=0.5), KEY, image, np.zeros(2, int), size)

@@ -52,7 +52,7 @@ def test_overrides_reach_the_config_with_their_types():
         (["epochs=2"], r"config\.steps and config\.epochs are both set"),
         (["steps=None"], r"neither config\.steps nor config\.epochs"),
         (["optim.momentum=0.5"], r"optim\.momentum=0\.5 is not used.*sgd or lars"),
-        (["data.root=/x"], r"data\.root='/x' is not used.*folder or camvid or tfds"),
+        (["data.root=/x"], r"data\.root='/x' is not used.*folder or camvid or .*tfds"),
         (["data.folder.mask_dir=y"], r"data\.folder\.mask_dir.*data\.name = folder"),
         (["loss.focal_gamma=1.0"], r"loss\.focal_gamma=1\.0 is not used.*focal"),
         (["data.batch_size=0"], r"data\.batch_size=0 must be positive"),
@@ -77,6 +77,46 @@ def test_overrides_reach_the_config_with_their_types():
             r"'maen' is not one of repeat, mean, zero; did you mean mean\?",
         ),
         (["augment.scale=(2.0,1.0)"], r"augment\.scale=.* 0 < low <= high"),
+        (["task=clasification"], r"not one of .*did you mean classification\?"),
+        (["augment.crop_area=(0.1,1.0)"], r"crop_area.* needs task = classification"),
+        (["eval.crop=0.5"], r"eval\.crop=0\.5 is not used.*task = classification"),
+        (
+            ["data.name=digits"],
+            r"'digits' has no labels for .*'segmentation'",
+        ),
+        (
+            ["task=classification", "model.decoder=fpn"],
+            r"model\.decoder='fpn' is not used here: it needs task = segmentation",
+        ),
+        (
+            ["task=classification", "augment.cutmix=0.5"],
+            r"cutmix=0\.5 is not used here: it needs task = segmentation",
+        ),
+        (
+            ["task=classification", "mesh.spatial=2"],
+            r"spatial=2 .* = segmentation",
+        ),
+        (
+            ["task=classification", "data.name=camvid"],
+            r"that have: shapes, class",
+        ),
+        (["task=classification", "loss.name=dice"], r"write cross_entropy"),
+        (["loss.classifier_auxiliary=0.2"], r"auxiliary=0\.2.* = googlenet"),
+        (
+            [
+                *("task=classification", "augment.crop_area=(0.5,1.0)"),
+                "augment.shorter_side=(64,96)",
+            ],
+            r"crop_area=.*shorter_side=.* keep one",
+        ),
+        (
+            [
+                *("task=classification", "augment.crop_aspect=(1.0,1.0)"),
+                "augment.shorter_side=(64,96)",
+            ],
+            r"crop_aspect=.* is not used here: it needs augment.crop_area",
+        ),
+        (["optim.gamma=0.5"], r"gamma=0\.5 is not used.*multistep"),
     ],
 )
 def test_a_bad_override_is_one_line_that_says_what_to_write(overrides, message):
@@ -126,7 +166,7 @@ def test_the_table_of_used_keys_agrees_with_losses_and_optimizers():
             assert configs.USED_WHEN[f"optim.{key}"][0](config) == (key in options)
     for name, options in optim.SCHEDULES.items():
         config.optim.schedule = name
-        for key in ("power", "end_factor"):
+        for key in ("power", "end_factor", "milestones", "gamma"):
             assert configs.USED_WHEN[f"optim.{key}"][0](config) == (key in options)
 
 

@@ -16,7 +16,7 @@ FILE_LINES, FUNCTION_LINES = 300, 60
 LEAVES = {
     *("models", "losses", "augment", "metrics", "optim", "sharding"),
     *("checkpoint", "logs", "data", "cache", "hlo", "chips", "flops"),
-    *("regions", "detection", "drawing"),
+    *("regions", "detection", "drawing", "top", "outputs"),
 }
 # What a part may import of segjax, besides itself. A part that is not here is a
 # command: a file directly in segjax/ that main.py calls.
@@ -31,21 +31,29 @@ ALLOWED: dict[str, set[str]] = {
     "weights": {"models", "ops", "batch"},
     # Models, data, checkpoints and logs reach a step as arguments or not at all.
     "step": {"losses", "metrics", "augment", "optim", "sharding", "ops", "batch"},
+    "image_step": {"losses", "top", "augment", "sharding", "ops", "batch"},
     "config": {*LEAVES, "ops", "batch"},
     "preprocessing": {"config", "weights"},
-    "setup": {"preprocessing", "config", "step", "weights", *LEAVES, "ops", "batch"},
+    "tasks": {"preprocessing", "config", "step", "image_step", *LEAVES, "batch"},
+    "setup": {
+        *("tasks", "preprocessing", "config", "step", "weights", *LEAVES),
+        *("ops", "batch"),
+    },
+    "warm": {"setup", "tasks", "config", "step", "checkpoint", "weights"},
     "windows": {"sharding"},
     "cam": {"models", "ops", "batch"},
     "views": {*("setup", "preprocessing", "config", "windows"), *LEAVES, "ops"},
     "card": {"views", "config", "logs", "batch"},
     "inference": {"batch"},
 }
-OF_COMMANDS = {*ALLOWED["setup"], "setup", "inference", "views", "card"}
-CALLABLE_COMMANDS = {"evaluate", "predict", "doctor", "listing"}
+OF_COMMANDS = {*ALLOWED["setup"], "setup", "warm", "inference", "views", "card"}
+CALLABLE_COMMANDS = {"evaluate", "predict", "classify", "doctor", "listing"}
 READ_CONFIGS = {
     "config",
     "preprocessing",
+    "tasks",
     "setup",
+    "warm",
     "inference",
     "views",
 }  # and the commands

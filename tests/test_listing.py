@@ -65,6 +65,9 @@ def test_every_dataset_is_told_with_its_options(monkeypatch):
             assert f"--config.data.{name}.{key}=" in shown
     assert "here: splits train, val" in shown and "cityscapes (19 classes)" in shown
     assert "not here: camvid" in shown
+    digits = shown[shown.index("\ndigits\n") :]
+    assert "for classification\n  here: splits train, val" in digits
+    assert "for segmentation, classification\n" in shown
 
 
 def test_comments_are_those_of_the_knobs_own_lines():

@@ -275,6 +275,15 @@ def test_warm_up_is_linear_and_shortens_the_rest(name):
     np.testing.assert_allclose(found[4:], rates(name, 10), rtol=1e-5, atol=1e-7)
 
 
+def test_multistep_falls_after_each_milestone():
+    found = rates("multistep", 10, milestones=(0.3, 0.55, 0.9), gamma=0.5)
+    powers = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]  # round(5.5) is 6
+    np.testing.assert_allclose(found, 0.4 * 0.5 ** np.array(powers), rtol=1e-6)
+    for wrong in ({"milestones": (0.5, 1.0)}, {"gamma": 0.0}):
+        with pytest.raises(ValueError, match="lie between 0 and 1.* above 0"):
+            make_schedule("multistep", lr=1.0, steps=9, **wrong)
+
+
 @pytest.mark.parametrize(("steps", "warmup", "peak"), [(10, 0, 3), (25, 7, 7)])
 def test_one_cycle(steps, warmup, peak):
     found = rates("one_cycle", steps, warmup_steps=warmup)

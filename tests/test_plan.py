@@ -114,3 +114,17 @@ def test_chips_clocks_follow_from_their_peak():
     for name, per_cycle in units.items():
         chip = chip_of(f"{name}:2x2")
         assert chip.flops / (2 * per_cycle) == pytest.approx(chip.clock, rel=0.005)
+
+
+def test_a_classifier_is_planned_with_any_number_of_classes(config_file, no_libtpu):
+    overrides = ["task=classification", "data.shapes.val_examples=200"]
+    overrides += ["data.shapes.train_examples=3000", "model.decoder=unet"]
+    config = configs.load(
+        str(config_file), [f"--config.{o}" for o in (*overrides, "data.image_size=63")]
+    )
+    data = plans.describe_data(config, 1000)
+    assert data.spec.num_classes == 1000
+    lowered, macs = plans.lower_steps(config, data, plans.jax.devices()[:1])
+    assert set(lowered) == {"train", "eval"}
+    # AlexNet's three dense layers alone: 9216 x 4096 + 4096 x 4096 + 4096 x 1000.
+    assert macs["eval"] > 4 * (9216 * 4096 + 4096 * 4096 + 4096 * 1000)

@@ -16,6 +16,7 @@ from segjax.evaluate import evaluate, evaluate_split
 from segjax.main import main
 from segjax.metrics import summarize
 from segjax.preprocessing import preprocessing
+from segjax.warm import warm_start
 
 QUICK = Path(__file__).parents[1] / "configs" / "resnet_unet.py"
 SMALL = """
@@ -207,7 +208,7 @@ def test_a_warm_start_takes_the_other_runs_parameters(finished):
     abstract = parts.abstract_state(tx)
     where = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     fresh = jax.jit(parts.init(tx), out_shardings=where)(jax.random.key(5))
-    warm = setup.warm_start(parts, fresh)
+    warm = warm_start(parts, fresh)
     stored, _ = setup.restore_variables(parts, finished[0], "best")
     for a, b in zip(
         jax.tree.leaves(warm.params), jax.tree.leaves(stored["params"]), strict=True
@@ -230,7 +231,7 @@ def test_inflate_fits_pretrained_weights_to_other_channels(finished, tmp_path):
         where = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state(tx))
         key = jax.random.key(5)
         start = jax.jit(parts.init(tx), out_shardings=where)(key)
-        return setup.warm_start(parts, start).params["encoder"]["conv1"]["kernel"]
+        return warm_start(parts, start).params["encoder"]["conv1"]["kernel"]
 
     with pytest.raises(ValueError, match=r"\(64, 5, 7, 7\); .* model.inflate"):
         warm()

@@ -11,27 +11,55 @@ from typing import Any
 
 from segjax.batch import Source
 
-NAMES = ("shapes", "folder", "camvid", "tfds")
-"""The sources that :func:`open_source` knows."""
+SOURCES: dict[str, dict[str, str]] = {
+    "segmentation": {
+        "shapes": "Shapes",
+        "folder": "Folder",
+        "camvid": "CamVid",
+        "tfds": "Tfds",
+    },
+    "classification": {
+        "shapes": "ShapeClasses",
+        "class_folder": "ClassFolder",
+        "digits": "Digits",
+        "tfds": "TfdsClasses",
+    },
+}
+"""Task -> the datasets that have labels for it -> the source's class."""
+
+NAMES = tuple(dict.fromkeys(name for known in SOURCES.values() for name in known))
+"""The datasets that :func:`open_source` knows, for whatever task."""
+
+_EMBEDDED = ("shapes", "digits")
 
 
 def open_source(
-    name: str, split: str, *, root: str | None = None, **options: Any
+    name: str,
+    split: str,
+    *,
+    root: str | None = None,
+    task: str = "segmentation",
+    **options: Any,
 ) -> Source:
     """Open one split of a dataset.
 
-    ``options`` are the source's own (see ``Shapes``, ``Folder``, ``CamVid``, ``Tfds``).
+    ``options`` are the source's own (see the classes that :data:`SOURCES` names).
 
     Raises:
       ValueError: the source or the split is unknown (the known ones are listed), or
         what lies under ``root`` is not what the source expects.
     """
-    module = _module(name)
-    if name == "shapes":
-        _without_root(root)
-        return module.Shapes(split, **options)
-    source = {"folder": "Folder", "camvid": "CamVid", "tfds": "Tfds"}[name]
-    return getattr(module, source)(root, split, **options)
+    module, known = _module(name), SOURCES[task]
+    if name not in known:
+        raise ValueError(
+            f"data.name={name!r} has no labels for task={task!r}; those that have: "
+            f"{', '.join(known)}"
+        )
+    source = getattr(module, known[name])
+    if name in _EMBEDDED:
+        _without_root(name, root)
+        return source(split, **options)
+    return source(root, split, **options)
 
 
 def splits(name: str, *, root: str | None = None, **options: Any) -> tuple[str, ...]:
@@ -41,8 +69,8 @@ def splits(name: str, *, root: str | None = None, **options: Any) -> tuple[str, 
       ValueError: the source is unknown, or there is nothing to read under ``root``.
     """
     module = _module(name)
-    if name == "shapes":
-        _without_root(root)
+    if name in _EMBEDDED:
+        _without_root(name, root)
         return module.SPLITS
     return tuple(module.splits(root, **options))
 
@@ -57,9 +85,9 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"segjax.data.{name}")
 
 
-def _without_root(root: str | None) -> None:
+def _without_root(name: str, root: str | None) -> None:
     if root is not None:
         raise ValueError(
-            f"data.root={root!r}, but 'shapes' is rendered and reads no files; leave "
-            "data.root out, or set data.name to 'folder'"
+            f"data.root={root!r}, but {name!r} comes with segjax and reads no files "
+            "of yours; leave data.root out, or set data.name to 'folder'"
         )

@@ -103,7 +103,8 @@ def fit_example(
     """Put one example into the buffer (H, W), at its top left corner.
 
     Returns ``image`` [H, W, C], ``label`` uint8[H, W] and ``size`` int32[2], the valid
-    area, outside which the image is 0 and the label IGNORE (:func:`fit_size`).
+    area, outside which the image is 0 and the label IGNORE (:func:`fit_size`). A label
+    that is the image's class, int32[], stays.
 
     Raises:
       ValueError: ``fit`` is unknown; image and label differ in size (names the id).
@@ -116,23 +117,29 @@ def _train_batch(
     rows: Sequence[tuple[np.ndarray, np.ndarray]], buffer: tuple[int, int]
 ) -> Batch:
     image, size = stack([image for image, _ in rows], buffer, 0)
-    label, _ = stack([label for _, label in rows], buffer, IGNORE)
+    labels = [label for _, label in rows]
+    if labels[0].ndim == 0:
+        label = np.stack(labels)
+    else:
+        label, _ = stack(labels, buffer, IGNORE)
     return {"image": image, "label": label, "size": size}
 
 
 def _fitted(example: Example, buffer: tuple[int, int], fit: str):
     image, label = checked(example)
-    size = fit_size(label.shape, buffer, fit)
-    return resize_image(image, size), resize_label(label, size)
+    size = fit_size(image.shape[:2], buffer, fit)
+    fitted = resize_image(image, size)
+    return fitted, resize_label(label, size) if label.ndim else label
 
 
 def checked(example: Example, channels: int | None = None):
     """Image and label of an example that keeps the contract of ``segjax.batch``."""
     image, label = example["image"], example["label"]
-    if image.ndim != 3 or image.shape[:2] != label.shape:
+    if image.ndim != 3 or (label.ndim and image.shape[:2] != label.shape):
         raise ValueError(
             f"{example['id']}: the image's shape is {image.shape} and the label's "
-            f"{label.shape}; they have to be [h, w, channels] and [h, w]"
+            f"{label.shape}; they have to be [h, w, channels] and [h, w] (or, of one "
+            "class per image, [])"
         )
     if channels is not None and image.shape[2] != channels:
         raise ValueError(

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from segjax.batch import IGNORE, Example, LabelSpec
+from segjax.batch import IGNORE, ClassSpec, Example, LabelSpec
 
 SPLITS = ("train", "val")
 
@@ -28,6 +28,9 @@ SPEC = LabelSpec(
         (250, 250, 250),
     ),
 )
+
+# Of whole images: the one object in front of wall and floor.
+OBJECTS = ClassSpec(SPEC.names[2:])
 
 # How often an object is of class 2, 3, ...: uneven, as in real data.
 _FREQUENCY = np.array([0.2, 0.18, 0.17, 0.17, 0.15, 0.13])
@@ -96,9 +99,12 @@ class Shapes:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.split} has {len(self)} examples, not {index}")
-        entropy = [self.seed, SPLITS.index(self.split), index]
-        image, label = render(np.random.default_rng(entropy), *self._shape)
+        image, label = self._draw(index)
         return {"image": image, "label": label, "id": self.ids()[index]}
+
+    def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        entropy = [self.seed, SPLITS.index(self.split), index]
+        return render(np.random.default_rng(entropy), *self._shape)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width: the same for every index."""
@@ -109,21 +115,41 @@ class Shapes:
         return _ids(self.split, len(self))
 
 
+class ShapeClasses(Shapes):
+    """For classification: scenes with one object each; the label is its kind.
+
+    Arguments as of :class:`Shapes`; the scenes are others than there.
+    """
+
+    spec = OBJECTS
+
+    def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        # Three numbers seed a scene of several objects, four one of a single object.
+        entropy = [self.seed, SPLITS.index(self.split), index, 1]
+        image, label = render(np.random.default_rng(entropy), *self._shape, objects=1)
+        kinds = np.bincount(label[label != IGNORE], minlength=SPEC.num_classes)[2:]
+        return image, np.asarray(kinds.argmax(), np.int32)
+
+
 @lru_cache(maxsize=16)
 def _ids(split: str, examples: int) -> tuple[str, ...]:
     return tuple(f"{split}_{index:05d}" for index in range(examples))
 
 
 def render(
-    rng: np.random.Generator, height: int, width: int
+    rng: np.random.Generator, height: int, width: int, objects: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one scene: (uint8[h, w, 3], uint8[h, w]), the label with IGNORE rings."""
+    """Draw one scene: (uint8[h, w, 3], uint8[h, w]), the label with IGNORE rings.
+
+    ``objects`` None: two or more, by the image's area.
+    """
     unit = min(height, width)
     y = ((np.arange(height, dtype=np.float32) + 0.5) / unit)[:, None]
     x = ((np.arange(width, dtype=np.float32) + 0.5) / unit)[None, :]
     image, label = _backdrop(rng, y, x, unit)
-    area = height * width / unit**2
-    for _ in range(rng.poisson(3.0 * area) + 2):
+    if objects is None:
+        objects = rng.poisson(3.0 * (height * width / unit**2)) + 2
+    for _ in range(objects):
         _draw(rng, image, label, y, x, unit)
     image += rng.normal(0.0, 0.02, image.shape).astype(np.float32)
     return np.clip(image * 255.0 + 0.5, 0, 255).astype(np.uint8), label

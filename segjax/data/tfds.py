@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segjax.batch import Example, LabelSpec
+import numpy as np
+
+from segjax.batch import ClassSpec, Example, LabelSpec
 from segjax.data import files
 from segjax.data.catalog import KNOWN, Known
 from segjax.data.classes import parse_classes, read_classes
@@ -27,7 +29,66 @@ _LABEL_KEYS = ("segmentation_mask", "segmentation_label", "annotation", "mask", 
 _IMAGE_KEYS = ("image", "image_left")
 
 
-class Tfds:
+class _Split:
+    """The records of one split of a prepared dataset: what every task reads of them.
+
+    Args:
+      split: a split's name or a slice of one in TFDS's notation: "train[:90%]".
+      image_key: the feature that is the image.
+      encoded: all image features; they stay as files, to be decoded here.
+      channels: of every image; None takes the first image's. 3 widens grey images.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        split: str,
+        image_key: str,
+        encoded: Sequence[str],
+        channels: int | None,
+    ):
+        self._name = f"{dataset.info.full_name} {split}"
+        self._prefix = re.sub(r"\W+", "_", split).strip("_")
+        self._image_key = image_key
+        self._records = _records(dataset, split, list(encoded))
+        if channels is None:
+            channels = self._image(0, self._record(0), None).shape[2]
+        self.channels = channels
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width, from the image's header."""
+        data = self._record(index)[self._image_key]
+        return files.image_size(data, name=self._where(index, self._image_key))
+
+    def ids(self) -> tuple[str, ...]:
+        """Split and index: TFDS does not store the examples' keys."""
+        return tuple(self._id(i) for i in range(len(self)))
+
+    def _id(self, index: int) -> str:
+        return f"{self._prefix}_{index:06d}"
+
+    def _where(self, index: int, key: str) -> str:
+        return f"{self._name}[{index}] {key}"
+
+    def _record(self, index: int) -> dict[str, Any]:
+        try:
+            return self._records[index]
+        # array_record raises RuntimeError with what its reader found.
+        except (RuntimeError, OSError) as error:
+            raise ValueError(
+                f"{self._name}[{index}]: unreadable or truncated "
+                f"({' '.join(str(error).split())}); generate the dataset again"
+            ) from error
+
+    def _image(self, index: int, record: dict[str, Any], channels: int | None):
+        name = self._where(index, self._image_key)
+        return files.read_image(record[self._image_key], channels, name=name)
+
+
+class Tfds(_Split):
     """One split of a prepared tensorflow-datasets dataset.
 
     Args:
@@ -60,23 +121,18 @@ class Tfds:
         channels: int | None = None,
     ):
         dataset = _open(root, builder)
-        self._name = f"{dataset.info.full_name} {split}"
-        self._prefix = re.sub(r"\W+", "_", split).strip("_")
         known = KNOWN.get(dataset.info.name)
         keys = _image_features(dataset)
-        self._image_key = _key(dataset, keys, "image_key", image_key, known)
         self._label_key = _key(dataset, keys, "label_key", label_key, known)
         self._mask_values = mask_values
-        self._records = _records(dataset, split, keys)
+        key = _key(dataset, keys, "image_key", image_key, known)
+        super().__init__(dataset, split, key, keys, channels)
         self._red = False
         self._colors: dict[files.Color, int] = {}
         if classes is not None:
             self.spec, self._colors = _classes(classes)
         else:
             self.spec = self._known_spec(known)
-        if channels is None:
-            channels = self._image(0, self._record(0), None).shape[2]
-        self.channels = channels
 
     def _known_spec(self, known: Known | None) -> LabelSpec:
         if known is None:
@@ -90,9 +146,6 @@ class Tfds:
         mask = files.read_image(data, name=name)
         self._red = mask.shape[2] >= 3
         return known.red if self._red else known.spec
-
-    def __len__(self) -> int:
-        return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
         """The example of that index; ValueErrors name dataset, split and index."""
@@ -113,34 +166,54 @@ class Tfds:
         label = self.spec.apply(mask, name)
         return {"image": image, "label": label, "id": self._id(index)}
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Height and width, from the image's header."""
-        data = self._record(index)[self._image_key]
-        return files.image_size(data, name=self._where(index, self._image_key))
 
-    def ids(self) -> tuple[str, ...]:
-        """Split and index: TFDS does not store the examples' keys."""
-        return tuple(self._id(i) for i in range(len(self)))
+class TfdsClasses(_Split):
+    """One split of a prepared dataset whose images have one class each.
 
-    def _id(self, index: int) -> str:
-        return f"{self._prefix}_{index:06d}"
+    imagenet2012, imagenette and cifar10, among many: an image feature beside a
+    ``ClassLabel``, whose names are the classes.
 
-    def _where(self, index: int, key: str) -> str:
-        return f"{self._name}[{index}] {key}"
+    Args:
+      root, split, builder, channels: as of :class:`Tfds`.
+      image_key, label_key: the features' names; None takes the usual ones.
 
-    def _record(self, index: int) -> dict[str, Any]:
-        try:
-            return self._records[index]
-        # array_record raises RuntimeError with what its reader found.
-        except (RuntimeError, OSError) as error:
+    Raises:
+      ValueError: the dataset is not prepared (says how to), in another format, or
+        without such features or split.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        split: str,
+        *,
+        builder: str | None = None,
+        image_key: str | None = None,
+        label_key: str | None = None,
+        channels: int | None = None,
+    ):
+        dataset = _open(root, builder)
+        self._label_key, names = _class_label(dataset, label_key or "label")
+        self.spec = ClassSpec(names)
+        keys = _image_features(dataset)
+        key = _key(dataset, keys, "image_key", image_key, None)
+        super().__init__(dataset, split, key, keys, channels)
+
+    def __getitem__(self, index: int) -> Example:
+        """The example of that index; ValueErrors name dataset, split and index."""
+        record = self._record(index)
+        label = int(record[self._label_key])
+        if not 0 <= label < self.spec.num_classes:
             raise ValueError(
-                f"{self._name}[{index}]: unreadable or truncated "
-                f"({' '.join(str(error).split())}); generate the dataset again"
-            ) from error
-
-    def _image(self, index: int, record: dict[str, Any], channels: int | None):
-        name = self._where(index, self._image_key)
-        return files.read_image(record[self._image_key], channels, name=name)
+                f"{self._where(index, self._label_key)} is {label}, none of the "
+                f"{self.spec.num_classes} classes; choose a split that has labels"
+            )
+        image = self._image(index, record, self.channels)
+        return {
+            "image": image,
+            "label": np.asarray(label, np.int32),
+            "id": self._id(index),
+        }
 
 
 def splits(
@@ -239,6 +312,20 @@ def _key(
             "which only TensorFlow decodes; generate it as uint8 or uint16"
         )
     return found[0]
+
+
+def _class_label(dataset: Any, key: str) -> tuple[str, tuple[str, ...]]:
+    """The name of the feature that is the class, and the classes' names."""
+    import tensorflow_datasets
+
+    kind, features = tensorflow_datasets.features.ClassLabel, dataset.info.features
+    known = [k for k, v in features.items() if isinstance(v, kind)]
+    if key not in known:
+        raise ValueError(
+            f"tfds: {dataset.info.full_name} has no class label {key!r}; its class "
+            f"labels are {', '.join(known) or 'none'}: set label_key to one"
+        )
+    return key, tuple(features[key].names)
 
 
 def _records(dataset: Any, split: str, keys: list[str]) -> Any:

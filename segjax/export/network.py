@@ -101,7 +101,8 @@ def _float32(variables: Any) -> Any:
 
 def restore(workdir: Path, overrides: Sequence[str], checkpoint: str) -> Trained:
     """The run of a workdir at a checkpoint: "best", "latest" or a step."""
-    parts = setup.load_parts(workdir, list(overrides), devices=jax.local_devices()[:1])
+    devices, task = jax.local_devices()[:1], "segmentation"
+    parts = setup.load_parts(workdir, list(overrides), devices, task)
     variables, step = setup.restore_variables(parts, workdir, checkpoint)
     return Trained(parts, step, jax.device_get(variables))
 

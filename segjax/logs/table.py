@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+from segjax.logs.top import top_table
+
 
 def class_table(summary: Mapping[str, Any], console: Any = None) -> Any:
     """A rich table of IoU, accuracy, Dice and share of pixels per class, and means.
 
     Args:
       summary: what ``segjax.metrics.summarize`` returns; ``share_per_class`` (of the
-        labelled pixels) is shown where it is there.
+        labelled pixels) is shown where it is there. Of a classifier: what
+        ``segjax.top.Outcomes.summarize`` does (:func:`top_table`).
       console: a ``rich.console.Console`` to print it on; None prints nothing.
 
     Returns:
@@ -18,6 +21,8 @@ def class_table(summary: Mapping[str, Any], console: Any = None) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    if "top1" in summary:
+        return top_table(summary, console)
     columns = [
         ("IoU", "iou_per_class", summary["miou"]),
         ("accuracy", "accuracy_per_class", summary["class_accuracy"]),

@@ -10,6 +10,14 @@ from typing import Any
 
 import numpy as np
 
+# What an evaluation says in its line of text, in this order, where it has it.
+TITLES = {
+    "miou": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
+    "top1": "top-1",
+    "top5": "top-5",
+}
+
 
 def plain(value: Any) -> Any:
     """Turn scalars, arrays and containers into strict JSON: NaN and inf are None."""
@@ -109,11 +117,12 @@ class Logs:
         self._scalars(f"{split}/iou", step, shown)
         if (writer := self._writer()) is not None:
             writer.flush()
-        self._show({f"{split} mIoU": values.get("miou")})
-        self.info(
-            f"step {step}  {split} mIoU {_number(values.get('miou'))}  "
-            f"pixel accuracy {_number(values.get('pixel_accuracy'))}"
-        )
+        told = {TITLES[key]: values[key] for key in TITLES if key in values}
+        first = next(iter(told), None)
+        if first:
+            self._show({f"{split} {first}": told[first]})
+        numbers = "  ".join(f"{title} {_number(v)}" for title, v in told.items())
+        self.info(f"step {step}  {split} {numbers}")
 
     def image(self, step: int, tag: str, picture: np.ndarray) -> None:
         """A picture uint8[h, w, 3] for TensorBoard."""
@@ -181,9 +190,11 @@ class Logs:
         parts = [f"step {step}/{self._total_steps}"]
         if "loss" in shown:
             parts.append(f"loss {shown['loss']:.4f}")
-        if "miou" in shown:
-            parts.append(f"mIoU {shown['miou']:.4f}")
-        parts += [f"{k} {v:.4f}" for k, v in shown.items() if k.endswith(" mIoU")]
+        for key in ("miou", "top1"):
+            if key in shown:
+                parts.append(f"{TITLES[key]} {shown[key]:.4f}")
+        ends = (f" {TITLES['miou']}", f" {TITLES['top1']}")
+        parts += [f"{k} {v:.4f}" for k, v in shown.items() if k.endswith(ends)]
         if "images_per_s" in shown:
             parts.append(f"{shown['images_per_s']:.1f} images/s")
         if (left := self._seconds_left(step)) is not None:

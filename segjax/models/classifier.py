@@ -16,9 +16,13 @@ class Classifier(nn.Module):
     in_channels: int
     layers: Layers
 
-    @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """Image f[B, H, W, C] -> logits float32[B, K] (float64: see build)."""
+        return self.scores(image, train=train)
+
+    @nn.compact
+    def scores(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """The logits: unlike a Segmenter's scores they need no finishing."""
         if image.ndim != 4 or image.shape[3] != self.in_channels:
             raise ValueError(
                 f"image has shape {image.shape}; this model takes "

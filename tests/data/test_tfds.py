@@ -15,7 +15,7 @@ from PIL import Image
 
 from segjax.batch import IGNORE
 from segjax.data.catalog import ADE20K, KNOWN
-from segjax.data.tfds import Tfds, splits
+from segjax.data.tfds import Tfds, TfdsClasses, splits
 
 tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
 features = tensorflow_datasets.features
@@ -331,3 +331,81 @@ def test_catalog_against_the_published_tables():
         text = (sources or [package / "image_classification" / "caltech_birds.py"])[0]
         for key in (known.image_key, known.label_key):
             assert re.search(rf"""["']{key}["']""", text.read_text()), (name, key)
+
+
+def prepare_classes(data_dir, name, names=("cat", "dog", "cow"), unlabelled=False):
+    """A builder of images with one class each, prepared as array_record."""
+    base = tensorflow_datasets.core.GeneratorBasedBuilder
+
+    class Toy(base, skip_registration=True):
+        __module__ = "toy"
+        VERSION = tensorflow_datasets.core.Version("1.0.0")
+
+        def _info(self):
+            shapes = {
+                "image": features.Image(),
+                "label": features.ClassLabel(names=list(names)),
+                "coarse": features.ClassLabel(num_classes=2),
+                "file_name": features.Text(),
+            }
+            return tensorflow_datasets.core.DatasetInfo(
+                builder=self, features=features.FeaturesDict(shapes)
+            )
+
+        def _split_generators(self, dl_manager):
+            counts = {"train": 7, "validation": 2}
+            return {s: self._generate_examples(n) for s, n in counts.items()}
+
+        def _generate_examples(self, count):
+            for index in range(count):
+                yield (
+                    index,
+                    {
+                        "image": Image.fromarray(array("image", index)),
+                        "label": -1 if unlabelled else index % len(names),
+                        "coarse": index % 2,
+                        "file_name": f"{index}.jpg",
+                    },
+                )
+
+    Toy.name = name
+    Toy(data_dir=data_dir, file_format="array_record").download_and_prepare()
+
+
+def test_classes_of_images(tmp_path):
+    # As imagenet2012, imagenette and cifar10: image, label, and more besides.
+    prepare_classes(tmp_path, "toy_classes")
+    source = TfdsClasses(tmp_path, "train", builder="toy_classes")
+    assert source.spec.names == ("cat", "dog", "cow") and len(source) == 7
+    for index in range(7):
+        example, k = source[index], number(source, index)
+        np.testing.assert_array_equal(example["image"], array("image", k))
+        assert int(example["label"]) == k % 3 and example["label"].dtype == np.int32
+        assert source.size(index) == (6 + k, 8)
+    part = TfdsClasses(tmp_path, "validation[:1]", label_key="coarse", channels=3)
+    assert part.spec.names == ("0", "1") and len(part) == 1
+    for options, message in (
+        ({"label_key": "file_name"}, "no class label 'file_name'.* coarse, label"),
+        ({"image_key": "photo"}, "no image feature photo"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TfdsClasses(tmp_path, "train", **options)
+
+
+def test_images_without_a_class_are_an_error(tmp_path):
+    prepare_classes(tmp_path, "toy_test", unlabelled=True)
+    source = TfdsClasses(tmp_path, "train")
+    with pytest.raises(ValueError, match=r"label is -1, none of the 3 classes"):
+        source[0]
+
+
+def test_the_builders_named_in_the_docs_have_an_image_and_a_label():
+    folder = Path(tensorflow_datasets.__file__).parent
+    for name in (
+        "datasets/imagenet2012/imagenet2012_dataset_builder.py",
+        "image_classification/imagenette.py",
+        "image_classification/cifar.py",
+    ):
+        text = (folder / name).read_text()
+        for key in ("image", "label"):
+            assert re.search(rf"""["']{key}["']""", text), (name, key)

@@ -1,0 +1,91 @@
+"""Does classification help segmentation? One encoder, with and without it.
+
+    python -m benchmarks.classify_first [--minutes 30] [--only 'scratch *']
+
+Question: few labelled scenes are at hand for segmentation, but many images of which
+only the class is known. Hypothesis: an encoder that first learnt the classes gives a
+better segmentation than a fresh one, all else equal.
+"classifier": configs/shape_classes_resnet18.py, 3000 scenes of one object with six
+classes. "scratch" and "classified": configs/resnet_unet.py on 60 labelled scenes in 160
+steps, from random weights and from the classifier's encoder, at three seeds each. What
+differs is model.pretrained alone.
+Record: docs/results/classify_first.json; called again it goes on.
+"""
+
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import record
+from segjax import config as configs
+from segjax.train import train
+
+RECORD = record.ROOT / "docs" / "results" / "classify_first.json"
+RUNS = Path("runs", "classify_first")
+CONFIGS = record.ROOT / "configs"
+FEW = ("steps=160", "data.shapes.train_examples=60", "logs.tensorboard=False")
+SEEDS = (0, 1, 2)
+
+
+def load(name: str, *overrides: str) -> Any:
+    """A config of configs/ with overrides."""
+    texts = [f"--config.{text}" for text in overrides]
+    return configs.load(str(CONFIGS / f"{name}.py"), texts)
+
+
+def classifier() -> dict[str, Any]:
+    """A row; a run that is there is not trained again."""
+    result = train(load("shape_classes_resnet18"), RUNS / "classifier")
+    return {key: result[key] for key in ("top1", "top5", "steps")}
+
+
+def segmentation(seed: int, classified: bool) -> dict[str, Any]:
+    """A row: one run of an arm."""
+    overrides, arm = [*FEW, f"seed={seed}"], "scratch"
+    if classified:
+        classifier()
+        arm = "classified"
+        overrides.append(f"model.pretrained={RUNS / 'classifier'}")
+    workdir = RUNS / f"{arm}-{seed}"
+    result = train(load("resnet_unet", *overrides), workdir)
+    keys = ("miou", "pixel_accuracy", "iou_per_class", "steps")
+    return {"arm": arm, "seed": seed} | {key: result[key] for key in keys}
+
+
+def cases() -> dict[str, Any]:
+    """Key of a row -> the function that measures it; the arms take turns."""
+    found: dict[str, Any] = {"classifier": classifier}
+    for seed in SEEDS:
+        for arm, classified in (("scratch", False), ("classified", True)):
+            found[f"{arm} {seed}"] = partial(segmentation, seed, classified)
+    return found
+
+
+def scores(rows: Mapping[str, Any], arm: str) -> np.ndarray:
+    """The mIoU of an arm's runs, by seed."""
+    return np.array([r["miou"] for r in rows.values() if r.get("arm") == arm])
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """Mean and standard deviation over the seeds, per arm."""
+    lines = []
+    for arm in ("scratch", "classified"):
+        values = scores(found["rows"], arm)
+        spread = f"{values.mean():.3f} +- {values.std(ddof=1):.3f}"
+        lines.append((arm, spread, " ".join(f"{v:.3f}" for v in values)))
+    return record.table(("encoder", "mIoU", "seeds"), lines)
+
+
+def main() -> int:
+    parser = record.parser(__doc__)
+    record.add_flags(parser)
+    command = "python -m benchmarks.classify_first"
+    return record.carry_out(RECORD, cases(), command, parser.parse_args(), render)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
