@@ -403,7 +403,7 @@ def test_the_builders_named_in_the_docs_have_an_image_and_a_label():
     folder = Path(tensorflow_datasets.__file__).parent
     for name in (
         "datasets/imagenet2012/imagenet2012_dataset_builder.py",
-        "image_classification/imagenette.py",
+        "datasets/imagenette/imagenette_dataset_builder.py",
         "image_classification/cifar.py",
     ):
         text = (folder / name).read_text()
