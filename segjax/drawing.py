@@ -3,7 +3,7 @@
 Pictures are uint8[h, w, 3].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,11 +40,14 @@ def contours(image: np.ndarray, label: np.ndarray, spec: LabelSpec) -> np.ndarra
 
 
 def boxes(
-    image: np.ndarray, found: Sequence[dict[str, Any]], spec: LabelSpec
+    image: np.ndarray,
+    found: Sequence[Mapping[str, Any]],
+    palette: Sequence[tuple[int, ...]],
 ) -> np.ndarray:
     """The picture with boxes, as :func:`segjax.regions.describe` gives them.
 
-    Each has its class's colour and, where there is room, its name and score.
+    Each has its class's colour in the palette and, where there is room, its name and
+    score.
     """
     drawn = Image.fromarray(image)
     draw = ImageDraw.Draw(drawn)
@@ -55,15 +58,17 @@ def boxes(
         x0, y0, x1, y1 = box["box"]
         # A dark line around the coloured one, for photographs of that colour.
         draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=(0, 0, 0), width=width + 1)
-        colour = tuple(spec.palette[box["class_id"]])
+        colour = tuple(palette[box["class_id"]])
         draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=width)
     taken: list[tuple[int, int, int, int]] = []
     for box in by_size:
-        _tag(draw, box, tuple(spec.palette[box["class_id"]]), taken)
+        _tag(draw, box, tuple(palette[box["class_id"]]), taken)
     return np.asarray(drawn)
 
 
-def _tag(draw: ImageDraw.ImageDraw, box: dict[str, Any], colour, taken: list) -> None:
+def _tag(
+    draw: ImageDraw.ImageDraw, box: Mapping[str, Any], colour, taken: list
+) -> None:
     """A box's name and score, on its colour, at a corner where no other tag is."""
     wide, high = draw.im.size
     font = ImageFont.load_default(max(8, round(max(wide, high) / 42)))

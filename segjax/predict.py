@@ -128,9 +128,9 @@ class Writer:
         self,
         entry: Entry,
         image: np.ndarray,
+        truth: np.ndarray | None,
         label: np.ndarray,
         confidence: np.ndarray,
-        truth: np.ndarray | None,
     ) -> tuple[dict[str, Any], list | None]:
         """Write the pictures; what ``boxes.json`` says, and overlaps with the truth."""
         found = self.regions(label, confidence)
@@ -140,7 +140,7 @@ class Writer:
         draw = {
             "overlay": lambda: inference.overlay(shown, label, self.spec),
             "contours": lambda: drawing.contours(shown, label, self.spec),
-            "boxes": lambda: drawing.boxes(shown, told, self.spec),
+            "boxes": lambda: drawing.boxes(shown, told, self.spec.palette),
         }
         about = entry.about | {"size": list(size)}
         for kind in self.options.write:
@@ -228,12 +228,12 @@ def label_all(
         entry, read = reading.popleft()
         try:
             image, truth = read.result()
-            label, confidence = labeller(image)
+            found = labeller(image)
         except (ValueError, OSError) as error:
             results.fail(entry, error)
         else:
-            arguments = (entry, image, label, confidence, truth)
-            writing.append((entry, pool.submit(writer, *arguments)))
+            written = pool.submit(writer, entry, image, truth, *found)
+            writing.append((entry, written))
         while len(writing) > threads:
             results.add(*writing.popleft())
         progress()
@@ -341,7 +341,7 @@ def predict(
         total = sum(video.count_frames(i.path, options.every) for i in items)
     if parts.config.task == "classification":
         return classify(parts, variables, entries, output, about, console)
-    if not split:
+    if items and parts.config.eval.mode == "whole" and parts.pre.fit == "pad":
         multiple = _padding(items, multiple, options.programs, threads, console)
     labeller = Labeller(views.views_of(parts), variables, multiple)
     writer, results = Writer(output, parts.spec, options), Results(parts.spec)

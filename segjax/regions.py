@@ -60,18 +60,26 @@ def find(
     if min_area < 1:
         raise ValueError(f"min_area is {min_area} pixels; write 1 or more")
     found = []
-    for class_id in np.flatnonzero(np.bincount(label.reshape(-1))[:num_classes]):
-        numbers, _ = ndimage.label(label == class_id, _NEIGHBOURS[connectivity])  # type: ignore
+    # The part of the map where each class is: most are in few places.
+    for class_id, part in enumerate(ndimage.find_objects(label + 1, num_classes)):
+        if part is None:
+            continue
+        numbers, _ = ndimage.label(label[part] == class_id, _NEIGHBOURS[connectivity])  # type: ignore
         areas = np.bincount(numbers.reshape(-1))
         places = ndimage.find_objects(numbers)
         for number in np.flatnonzero(areas[1:] >= min_area) + 1:
-            rows, columns = place = places[number - 1]
+            place = places[number - 1]
             mask, score = numbers[place] == number, None
             if confidence is not None:
+                values = confidence[part][place][mask]
                 # Regions of equal certainty stay equal, however large.
-                score = round(float(confidence[place][mask].mean(dtype=np.float64)), 6)
-            box = (columns.start, rows.start, columns.stop, rows.stop)
-            found.append(Region(int(class_id), box, int(areas[number]), mask, score))
+                score = round(float(values.mean(dtype=np.float64)), 6)
+            (top, bottom), (left, right) = (
+                (outer.start + inner.start, outer.start + inner.stop)
+                for outer, inner in zip(part, place, strict=True)
+            )
+            box = (left, top, right, bottom)
+            found.append(Region(class_id, box, int(areas[number]), mask, score))
     return sorted(found, key=lambda region: -region.area)
 
 

@@ -38,7 +38,7 @@ def test_boxes_are_framed_and_named():
     label[95:97, 180:183] = 1
     found = regions.describe(regions.find(label, 3, min_area=5), SPEC, (100, 200))
     image = gray(100, 200)
-    got = drawing.boxes(image, found, SPEC)
+    got = drawing.boxes(image, found, SPEC.palette)
     assert (image == 128).all() and got.shape == image.shape
     for x0, y0, x1, y1 in ((30, 20, 120, 90), (180, 95, 183, 97)):
         colour = SPEC.palette[label[y0, x0]]
@@ -67,7 +67,7 @@ def test_names_do_not_cover_each_other(monkeypatch):
         tags[:] = taken
 
     monkeypatch.setattr(drawing, "_tag", noted)
-    drawing.boxes(gray(100, 200), found, SPEC)
+    drawing.boxes(gray(100, 200), found, SPEC.palette)
     assert len(tags) == 4
     for i, a in enumerate(tags):
         assert 0 <= a[0] and a[2] <= 200 and 0 <= a[1] and a[3] <= 100
