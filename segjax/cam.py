@@ -10,7 +10,6 @@ A map is as fine as the network's deepest: an encoder with ``output_stride=8`` g
 finer ones. A vision transformer's head sees a token, no map, and has none of this.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +38,11 @@ def is_linear(model: Classifier) -> bool:
     return isinstance(head, PoolDense | efficientnet.Head)
 
 
+def has_maps(model: Classifier) -> bool:
+    """Whether the head sees a map; a vision transformer's sees a token."""
+    return not isinstance(model.head, ClassTokenHead)
+
+
 def _apply(module, name: str, variables: Variables, *args, **options):
     """A part of the classifier with its part of the variables."""
     own = {kind: tree[name] for kind, tree in variables.items() if name in tree}
@@ -46,7 +50,7 @@ def _apply(module, name: str, variables: Variables, *args, **options):
 
 
 def _features(model: Classifier, variables: Variables, image: jax.Array) -> Features:
-    if isinstance(model.head, ClassTokenHead):
+    if not has_maps(model):
         raise ValueError(
             "this network's head sees a token, no map: it has no class activation "
             "maps; take another encoder than a vision transformer"
@@ -121,7 +125,7 @@ def grad_cam(
 
     def logits(deepest):
         maps = (*features.maps[:-1], deepest)
-        return _logits(model, variables, dataclasses.replace(features, maps=maps))
+        return _logits(model, variables, features._replace(maps=maps))
 
     found, backward = jax.vjp(logits, deepest)
 
