@@ -36,12 +36,12 @@ def small(name: str, size=(64, 96), **fields):
     return model, variables, image
 
 
-@pytest.mark.parametrize("name", ["resnet18", "googlenet", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet18", "googlenet"])
 def test_the_mean_of_a_cam_and_the_bias_are_the_logit(name):
     model, variables, image = small(name)
     assert cam.is_linear(model)
-    logits, maps = jax.jit(cam.class_maps, static_argnums=0)(model, variables, image)
-    want = np.asarray(model.apply(variables, image))
+    run = jax.jit(lambda v, x: (*cam.class_maps(model, v, x), model.apply(v, x)))
+    logits, maps, want = map(np.asarray, run(variables, image))
     scale = np.abs(want).max()
     np.testing.assert_allclose(logits, want, atol=1e-5 * scale)
     bias = variables["params"]["head"]["dense"]["bias"]
@@ -56,9 +56,13 @@ def head_only(model, variables, features):
 
 def test_a_cam_is_the_linear_layer_at_every_position():
     model, variables, image = small("resnet18")
-    _, maps = cam.class_maps(model, variables, image)
     own = {k: v["encoder"] for k, v in variables.items() if "encoder" in v}
-    deepest = model.encoder.apply(own, jnp.asarray(image), train=False).maps[-1]
+
+    def both(image):
+        deepest = model.encoder.apply(own, image, train=False).maps[-1]
+        return cam.class_maps(model, variables, image)[1], deepest
+
+    maps, deepest = map(np.asarray, jax.jit(both)(image))
     kernel = np.asarray(variables["params"]["head"]["dense"]["kernel"], np.float64)
     want = np.asarray(deepest, np.float64) @ kernel
     np.testing.assert_allclose(maps, want, atol=1e-5 * np.abs(want).max())
@@ -96,11 +100,14 @@ def test_grad_cam_is_pytorchs_autograd(name):
     model, variables, image = small(name, size=(97, 130), width=16)
     assert not cam.is_linear(model)
     classes = np.array([[0, 3, 4], [2, 0, 1]])
-    run = jax.jit(cam.grad_cam, static_argnums=0)
-    logits, maps = run(model, variables, image, classes)
     own = {k: v["encoder"] for k, v in variables.items() if "encoder" in v}
-    features = jax.jit(lambda x: model.encoder.apply(own, x, train=False))(image)
-    deepest = torch.tensor(np.asarray(features.maps[-1]).transpose(0, 3, 1, 2).copy())
+
+    def both(image):
+        deepest = model.encoder.apply(own, image, train=False).maps[-1]
+        return *cam.grad_cam(model, variables, image, classes), deepest
+
+    logits, maps, deepest = map(np.asarray, jax.jit(both)(image))
+    deepest = torch.tensor(deepest.transpose(0, 3, 1, 2).copy())
     deepest = deepest.double().requires_grad_()
     x = functional.adaptive_avg_pool2d(deepest, model.head.size).flatten(1)
     for number in (1, 2, 3):
@@ -130,7 +137,9 @@ def test_grad_cam_by_finite_differences():
         random = np.random.default_rng(2)
         deepest = random.uniform(0, 1, (1, 2, 3, 4))
         features = Features((jnp.asarray(deepest),))
-        own = model.head.init(jax.random.key(1), features, False)
+        own = jax.eval_shape(
+            lambda key: model.head.init(key, features, False), jax.random.key(1)
+        )
         own = jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape)), own)
         variables = {"params": {"head": own["params"]}}
         original, cam._features = cam._features, lambda *_: features
@@ -150,18 +159,27 @@ def test_grad_cam_by_finite_differences():
     np.testing.assert_allclose(maps[..., 0], want, atol=1e-6 * want.max())
 
 
-def test_activation_maps_are_those_of_the_most_certain_classes():
-    model, variables, image = small("resnet18")
-    logits, classes, maps = cam.activation_maps(model, variables, image, 3)
-    order = np.argsort(-np.asarray(logits), -1)[:, :3]
+@pytest.mark.parametrize("name, size", [("resnet18", (64, 96)), ("alexnet", (97, 130))])
+def test_activation_maps_are_those_of_the_most_certain_classes(name, size):
+    model, variables, image = small(
+        name, size, **({"width": 16} if name == "alexnet" else {})
+    )
+
+    def both(image):
+        found = cam.activation_maps(model, variables, image, 3)
+        if cam.is_linear(model):
+            want = cam.class_maps(model, variables, image)[1]
+        else:
+            every = jnp.tile(jnp.arange(CLASSES)[None], (2, 1))
+            want = cam.grad_cam(model, variables, image, every)[1]
+        return *found, want
+
+    logits, classes, maps, want = map(np.asarray, jax.jit(both)(image))
+    order = np.argsort(-logits, -1)[:, :3]
     np.testing.assert_array_equal(classes, order)
-    _, every = cam.class_maps(model, variables, image)
     for i in range(2):
-        np.testing.assert_array_equal(maps[i], np.asarray(every)[i][..., order[i]])
-    model, variables, image = small("alexnet", size=(97, 130), width=16)
-    logits, classes, maps = cam.activation_maps(model, variables, image, 2)
-    _, want = cam.grad_cam(model, variables, image, classes)
-    np.testing.assert_array_equal(maps, want)
+        top = np.abs(want[i]).max()
+        np.testing.assert_allclose(maps[i], want[i][..., order[i]], atol=1e-5 * top)
 
 
 def test_a_vision_transformer_and_a_wrong_head_are_refused():
