@@ -1,26 +1,22 @@
-"""Classes of whole images: evaluation of a split, prediction for files, a picture.
+"""Classes of whole images: evaluation of a split, and a picture of some.
 
-``segjax evaluate`` and ``segjax predict`` come here for a run of classification.
+``segjax evaluate`` comes here for a run of classification, ``segjax predict`` goes to
+localize.py.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from segjax import inference, setup, sharding
-from segjax.augment import prepare_eval
 from segjax.batch import ClassSpec, Source
-from segjax.data.image_batches import image_batches, whole_or_centre
-from segjax.data.inputs import Entry
-from segjax.outputs import raise_failed, write_json
+from segjax.data.image_batches import image_batches
 from segjax.top import Outcomes
 
-BEST = 5  # classes told of each image
 _SIDE = 128  # px, of a picture in the sheet
 _CAPTION = 16  # px
 _RIGHT, _WRONG, _PAPER = (0, 110, 50), (190, 20, 30), (255, 255, 255)
@@ -85,95 +81,6 @@ def evaluate_images(
     if waiting is not None:
         collect(*waiting)
     return outcomes.summarize(parts.spec.names) | {"loss": loss / len(source)}, shown
-
-
-class ImageClassifier:
-    """Class probabilities of single images of any size, prepared as in evaluation."""
-
-    def __init__(self, parts: setup.Parts, variables: Any):
-        self.spec, self.channels = parts.spec, parts.pre.channels
-        self._size, self._crop = parts.pre.image_size, central_crop(parts)
-        self._variables = variables
-        self._placed = sharding.replicated(parts.mesh)
-
-        def probabilities(variables, image, size):
-            image = prepare_eval(image, size, parts.pre.mean, parts.pre.std)
-            logits = parts.model.apply(variables, image.astype(parts.dtype))
-            return jax.nn.softmax(jnp.asarray(logits))[0]
-
-        self._run = jax.jit(probabilities)
-
-    def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """float32[K] of an image u8 | u16 | f32[h, w, C]."""
-        seen = whole_or_centre(image, self._size, self._crop)[None]
-        arrays = jax.device_put((seen, np.array([self._size], np.int32)), self._placed)
-        return np.asarray(jax.device_get(self._run(self._variables, *arrays)))
-
-    def describe(self, image: np.ndarray) -> dict[str, Any]:
-        """``class``, ``class_id``, ``probability``, and ``best`` up to five of them."""
-        found = self.probabilities(image)
-        order = np.argsort(-found, kind="stable")[:BEST]
-        best = [
-            {"class": self.spec.names[k], "class_id": int(k), "probability": float(p)}
-            for k, p in zip(order, found[order], strict=True)
-        ]
-        return best[0] | {"best": best}
-
-
-def classify_all(
-    parts: setup.Parts,
-    variables: Any,
-    entries: Iterable[Entry],
-    say: Callable[[str, dict[str, Any]], None],
-) -> dict[str, Any]:
-    """Classify every entry: ``images``, each as :meth:`ImageClassifier.describe` has
-    it, and what ``failed``. ``say`` is told of each as it is done.
-    """
-    classifier = ImageClassifier(parts, variables)
-    images, failed = [], []
-    for entry in entries:
-        name = entry.about["image"]
-        try:
-            image, _ = entry.read()
-            found = classifier.describe(image)
-        except (ValueError, OSError) as error:
-            text = str(error)
-            text = text if name in text else f"{name}: {text}"
-            failed.append({"image": name, "error": text})
-            continue
-        images.append(entry.about | {"size": list(image.shape[:2])} | found)
-        say(name, found)
-    return {"images": images, "failed": failed}
-
-
-def classify(
-    parts: setup.Parts,
-    variables: Any,
-    entries: Iterable[Entry],
-    output: Path,
-    about: dict[str, Any],
-    console: Any,
-) -> dict[str, Any]:
-    """Classify every entry; writes ``predictions.json`` and returns what it holds.
-
-    ``about`` is what it says besides (``step`` among it).
-
-    Raises:
-      ValueError: some could not be read (the others are done first; it names these).
-    """
-    output.mkdir(parents=True, exist_ok=True)
-
-    def say(image: str, found: dict[str, Any]) -> None:
-        text = f"{image}: {found['class']} {found['probability']:.3f}"
-        console.print(text, highlight=False, markup=False)
-
-    about |= classify_all(parts, variables, entries, say)
-    write_json(output, "predictions.json", about)
-    path, done = output / "predictions.json", len(about["images"])
-    text = f"{done} image{'s' * (done != 1)}, step {about['step']}: {path}"
-    console.print(text, highlight=False)
-    raise_failed(about["failed"], done, path)
-    return about
 
 
 def sheet(

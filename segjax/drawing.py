@@ -4,6 +4,7 @@ Pictures are uint8[h, w, 3].
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def contours(image: np.ndarray, label: np.ndarray, spec: LabelSpec) -> np.ndarra
 def boxes(
     image: np.ndarray,
     found: Sequence[Mapping[str, Any]],
-    palette: Sequence[tuple[int, ...]],
+    palette: Sequence[tuple[int, ...]] | Mapping[int, tuple[int, ...]],
 ) -> np.ndarray:
     """The picture with boxes, as :func:`segjax.regions.describe` gives them.
 
@@ -98,6 +99,11 @@ def _tag(
 
 def _size(box: Sequence[int]) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def write_fast(picture: np.ndarray, path: Path) -> None:
+    """Write a PNG: compressing photographs harder takes longer than labelling them."""
+    Image.fromarray(picture).save(path, format="PNG", compress_level=1)
 
 
 def heat_map(image: np.ndarray, heat: np.ndarray, alpha: float = 0.5) -> np.ndarray:

@@ -156,13 +156,12 @@ def _add_predict(added: argparse.ArgumentParser) -> None:
         "--output", required=True, metavar="DIR", help="nothing is written elsewhere"
     )
     _add_checkpoint(added)
-    pictures = ("label", "overlay", "contours", "boxes")
     added.add_argument(
         "--write",
         nargs="+",
-        choices=pictures,
-        default=pictures,
-        help="pictures, beside boxes.json; default: all",
+        choices=("label", "overlay", "contours", "boxes", "cam"),
+        help="pictures, beside boxes.json; default: all that the run's task has (cam: "
+        "a classifier's heat map)",
     )
     for name, default, text in (
         ("--min-area", 25, "pixels of the smallest region with a box"),

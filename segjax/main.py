@@ -70,7 +70,7 @@ def _predict(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         checkpoint=args.checkpoint,
         split=args.split,
         options=Options(
-            write=tuple(args.write),
+            write=tuple(args.write) if args.write else None,
             min_area=args.min_area,
             connectivity=args.connectivity,
             every=args.every,

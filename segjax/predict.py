@@ -3,9 +3,8 @@
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,29 +13,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
-from segjax import cache, detection, drawing, inference, logs, regions, setup, views
+from segjax import (
+    cache,
+    detection,
+    drawing,
+    inference,
+    localize,
+    logs,
+    regions,
+    setup,
+    views,
+)
 from segjax.batch import IGNORE, LabelSpec
-from segjax.classify import classify
 from segjax.data import files, inputs, video
 from segjax.data.inputs import Entry
 from segjax.outputs import raise_failed, save, write_json
+from segjax.stream import Results, stream
 
 PICTURES = ("label", "overlay", "contours", "boxes")
 """What can be written for an image: ``<name>.png``, ``<name>_overlay.png``, ..."""
-ENDINGS = ("", *(f"_{kind}" for kind in PICTURES[1:]), "_cam")
+HEATS = ("cam",)
+"""And with a classifier."""
+ENDINGS = ("", *(f"_{kind}" for kind in (*PICTURES[1:], *HEATS)))
 
 
 @dataclass(frozen=True)
 class Options:
-    """``write``: of :data:`PICTURES`; ``every``: of a video's frames, each n-th.
+    """``write``: which pictures (None: all); ``every``: of a video's frames, each n-th.
 
     ``min_area`` px and ``connectivity`` of regions: see :func:`segjax.regions.find`.
     ``programs``: how many padded sizes are compiled at most, with data.fit "pad".
     """
 
-    write: tuple[str, ...] = PICTURES
+    write: tuple[str, ...] | None = None
     min_area: int = regions.MIN_AREA
     connectivity: int = regions.CONNECTIVITY
     every: int = 1
@@ -49,6 +59,18 @@ class Options:
                 raise ValueError(
                     f"--{flag} is {getattr(self, name)}; write {least} or more"
                 )
+
+    def pictures(self, known: tuple[str, ...]) -> tuple[str, ...]:
+        """Which are written, of those a run's task has.
+
+        Raises:
+          ValueError: another one was asked for.
+        """
+        if wrong := [kind for kind in self.write or () if kind not in known]:
+            raise ValueError(
+                f"--write {wrong[0]}: this run's pictures are {', '.join(known)}"
+            )
+        return known if self.write is None else self.write
 
 
 class Labeller:
@@ -101,11 +123,6 @@ def padding(sizes: Iterable[tuple[int, int]], bucket: int, programs: int) -> int
     return bucket
 
 
-def _write_fast(picture: np.ndarray, path: Path) -> None:
-    # Compressing photographs harder takes longer than labelling them.
-    Image.fromarray(picture).save(path, format="PNG", compress_level=1)
-
-
 @dataclass(frozen=True)
 class Writer:
     """Regions and pictures of a labelled image."""
@@ -113,6 +130,13 @@ class Writer:
     output: Path
     spec: LabelSpec
     options: Options
+    pictures: tuple[str, ...] = PICTURES
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What regions are, for ``boxes.json``."""
+        options = self.options
+        return {"min_area": options.min_area, "connectivity": options.connectivity}
 
     def regions(self, label: np.ndarray, confidence: np.ndarray | None = None):
         """Of a label map, by the options."""
@@ -143,13 +167,13 @@ class Writer:
             "boxes": lambda: drawing.boxes(shown, told, self.spec.palette),
         }
         about = entry.about | {"size": list(size)}
-        for kind in self.options.write:
+        for kind in self.pictures:
             if kind == "label":
                 about["label"] = f"{entry.name}.png"
                 write = partial(inference.palette_png, label=label, spec=self.spec)
                 save(self.output, f"{entry.name}.png", write)
             else:
-                write = partial(_write_fast, draw[kind]())
+                write = partial(drawing.write_fast, draw[kind]())
                 save(self.output, f"{entry.name}_{kind}.png", write)
         return about | {"boxes": told}, self._overlaps(label, confidence, truth)
 
@@ -172,81 +196,33 @@ class Writer:
         return found
 
 
-class Results:
-    """What was found and what failed, in order."""
+class Detections(Results):
+    """With the average precision of boxes and masks, where there was a truth."""
 
     def __init__(self, spec: LabelSpec):
-        self.images: list[dict[str, Any]] = []
-        self.failed: list[dict[str, str]] = []
-        self.pixels, self._names, self._truths = 0, spec.names, False
-        self.boxes = detection.AveragePrecision(spec.num_classes)
-        self.masks = detection.AveragePrecision(spec.num_classes)
+        super().__init__()
+        self._names, self._truths = spec.names, False
+        self._found = {
+            kind: detection.AveragePrecision(spec.num_classes)
+            for kind in ("boxes", "masks")
+        }
 
-    def add(self, entry: Entry, written: Future) -> None:
-        """Wait for an image's pictures and take note of it."""
-        try:
-            about, overlaps = written.result()
-        except (ValueError, OSError) as error:
-            return self.fail(entry, error)
-        self.images.append(about)
-        self.pixels += about["size"][0] * about["size"][1]
-        self._truths |= overlaps is not None
-        for class_id, scores, of_boxes, of_masks in overlaps or ():
-            self.boxes.add(class_id, scores, of_boxes)
-            self.masks.add(class_id, scores, of_masks)
-
-    def fail(self, entry: Entry, error: Exception) -> None:
-        """Take note of an image that could not be read, labelled or written."""
-        name, text = entry.about["image"], str(error)
-        self.failed.append(
-            {"image": name, "error": text if name in text else f"{name}: {text}"}
-        )
+    def note(self, about: dict[str, Any], more: list | None) -> None:
+        """``more``: what :class:`Writer` says of the overlaps."""
+        self._truths |= more is not None
+        for class_id, scores, of_boxes, of_masks in more or ():
+            self._found["boxes"].add(class_id, scores, of_boxes)
+            self._found["masks"].add(class_id, scores, of_masks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; average precision where there was a truth."""
-        told: dict[str, Any] = {"images": self.images, "failed": self.failed}
+        """Plain JSON values."""
+        told = super().to_dict()
         if self._truths:
-            both = {"boxes": self.boxes, "masks": self.masks}
             told["average_precision"] = {
-                kind: found.summarize(self._names) for kind, found in both.items()
+                kind: found.summarize(self._names)
+                for kind, found in self._found.items()
             }
         return told
-
-
-def label_all(
-    entries: Iterable[Entry],
-    labeller: Callable,
-    writer: Callable,
-    results: Results,
-    progress: Callable[[], None],
-    threads: int,
-) -> None:
-    """Read, label and write every entry: a few are read ahead, a few written behind."""
-    reading, writing = deque(), deque()
-
-    def label_next() -> None:
-        entry, read = reading.popleft()
-        try:
-            image, truth = read.result()
-            found = labeller(image)
-        except (ValueError, OSError) as error:
-            results.fail(entry, error)
-        else:
-            written = pool.submit(writer, entry, image, truth, *found)
-            writing.append((entry, written))
-        while len(writing) > threads:
-            results.add(*writing.popleft())
-        progress()
-
-    with ThreadPoolExecutor(threads) as pool:
-        for entry in entries:
-            reading.append((entry, pool.submit(entry.read)))
-            if len(reading) > threads:
-                label_next()
-        while reading:
-            label_next()
-        while writing:
-            results.add(*writing.popleft())
 
 
 def _find(source: Sequence[str], output: Path) -> list[inputs.Item]:
@@ -260,17 +236,26 @@ def _find(source: Sequence[str], output: Path) -> list[inputs.Item]:
     return items
 
 
-def _padding(items: Sequence[inputs.Item], bucket, programs, threads, console) -> int:
-    """:func:`padding` for the images' sizes; says so if it is coarser than usual."""
+def _padding(
+    parts: setup.Parts,
+    sizes: Iterable[Callable[[], tuple[int, int]]],
+    programs: int,
+    threads: int,
+    console: Any,
+) -> int:
+    """:func:`padding` for images of ``sizes``; says so if it is coarser than usual."""
+    bucket = parts.config.eval.bucket
+    if parts.config.eval.mode != "whole" or parts.pre.fit != "pad":
+        return bucket  # whatever the images' sizes, the network sees one
 
-    def size(item: inputs.Item):
+    def ask(size: Callable) -> tuple[int, int] | None:
         try:
-            return files.image_size(item.path)
+            return size()
         except (ValueError, OSError):  # will be named when it is read
             return None
 
     with ThreadPoolExecutor(threads) as pool:
-        sizes = {*pool.map(size, (i for i in items if not i.is_video))} - {None}
+        sizes = {*pool.map(ask, sizes)} - {None}
     multiple = padding(sizes, bucket, programs)
     if multiple > bucket:
         console.print(
@@ -278,16 +263,6 @@ def _padding(items: Sequence[inputs.Item], bucket, programs, threads, console) -
             f"that {programs} programs are compiled at most (--programs)"
         )
     return multiple
-
-
-def _speed(results: Results, seconds: float) -> str:
-    """The last line: how much was done, and how fast."""
-    count, megapixels = len(results.images), results.pixels / 1e6
-    return (
-        f"{count} image{'s' * (count != 1)}, {megapixels:.1f} MPix in {seconds:.1f} s "
-        f"(compiling, reading and writing included): {count / seconds:.2f} images/s, "
-        f"{megapixels / seconds:.2f} MPix/s"
-    )
 
 
 def predict(
@@ -302,7 +277,8 @@ def predict(
 ) -> dict[str, Any]:
     """Label files or a split; writes PNGs and ``boxes.json`` and returns the latter.
 
-    With a classifier it writes ``predictions.json``: each image's class.
+    With a classifier it writes ``predictions.json`` and ``<name>_cam.png``: an image's
+    class, and where it is (:mod:`segjax.localize`).
 
     Args:
       workdir: of the run.
@@ -325,8 +301,10 @@ def predict(
     parts = setup.load_parts(workdir, list(overrides), devices=jax.local_devices()[:1])
     variables, step = setup.restore_variables(parts, workdir, checkpoint)
     console = Console(soft_wrap=True)
+    classifies = parts.config.task == "classification"
+    told = "predictions.json" if classifies else "boxes.json"
+    pictures = options.pictures(HEATS if classifies else PICTURES)
     threads = min(8, os.cpu_count() or 1)
-    multiple = parts.config.eval.bucket
     about = {
         "classes": list(parts.spec.names),
         "step": step,
@@ -336,34 +314,35 @@ def predict(
     if split:
         examples = setup.open_split(parts.config, split)
         entries, total = inputs.split_entries(examples, ENDINGS), len(examples)
+        sizes = [partial(examples.size, i) for i in range(total)]
     else:
         entries = inputs.file_entries(items, parts.pre.channels, options.every)
         total = sum(video.count_frames(i.path, options.every) for i in items)
-    if parts.config.task == "classification":
-        return classify(parts, variables, entries, output, about, console)
-    if items and parts.config.eval.mode == "whole" and parts.pre.fit == "pad":
-        multiple = _padding(items, multiple, options.programs, threads, console)
-    labeller = Labeller(views.views_of(parts), variables, multiple)
-    writer, results = Writer(output, parts.spec, options), Results(parts.spec)
+        sizes = [partial(files.image_size, i.path) for i in items if not i.is_video]
     output.mkdir(parents=True, exist_ok=True)
+    if classifies:
+        network = localize.Localizer(parts, variables)
+        writer = localize.HeatWriter(partial(save, output), parts.spec, pictures)
+        results = localize.Classes(console)
+    else:
+        multiple = _padding(parts, sizes, options.programs, threads, console)
+        network = Labeller(views.views_of(parts), variables, multiple)
+        writer = Writer(output, parts.spec, options, pictures)
+        results = Detections(parts.spec)
+        about |= writer.about | {"padded_to": multiple}
     start = time.perf_counter()
-    about |= {
-        "min_area": options.min_area,
-        "connectivity": options.connectivity,
-        "padded_to": multiple,
-    }
     try:
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task("predicting", total=total)
             advance = partial(bar.advance, task)
-            label_all(entries, labeller, writer, results, advance, threads)
+            stream(entries, network, writer, results, advance, threads)
     finally:
         # What was done before an interruption is told, too.
         about |= results.to_dict()
-        write_json(output, "boxes.json", about)
-    if split:
+        write_json(output, told, about)
+    if "average_precision" in about:
         logs.detection_table(about["average_precision"], console)
-    console.print(f"step {step}: {output}", highlight=False)
-    console.print(_speed(results, time.perf_counter() - start), highlight=False)
-    raise_failed(results.failed, len(results.images), output / "boxes.json")
+    console.print(f"step {step}: {output / told}", highlight=False)
+    console.print(results.speed(time.perf_counter() - start), highlight=False)
+    raise_failed(results.failed, len(results.images), output / told)
     return about

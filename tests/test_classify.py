@@ -17,9 +17,10 @@ from segjax import checkpoint, models, setup, sharding, train
 from segjax import config as configs
 from segjax import step as steps
 from segjax.augment import Augment
-from segjax.classify import ImageClassifier, central_crop, evaluate_images
+from segjax.classify import central_crop, evaluate_images
 from segjax.data.image_batches import whole_or_centre
 from segjax.evaluate import evaluate
+from segjax.localize import Localizer
 from segjax.losses.image import ImageLoss
 from segjax.main import main
 from segjax.models import encoders
@@ -195,9 +196,9 @@ def test_predict_tells_class_and_probability_of_each_file(
     assert "1 of 3 files failed" in captured.err and "broken.png" in captured.err
     written = json.loads((output / "predictions.json").read_text())
     assert written["classes"] == list("0123456789") and written["step"] == 4
-    classifier = ImageClassifier(parts, variables)
+    classifier = Localizer(parts, variables)
     for row, index in zip(written["images"], (0, 5), strict=True):
-        found = classifier.probabilities(source[index]["image"])
+        found, *_ = classifier(source[index]["image"])
         np.testing.assert_allclose(found.sum(), 1, rtol=1e-5)
         assert row["class_id"] == found.argmax() == int(row["class"])
         np.testing.assert_allclose(row["probability"], found.max(), rtol=1e-4)

@@ -45,9 +45,15 @@ ALLOWED: dict[str, set[str]] = {
     "views": {*("setup", "preprocessing", "config", "windows"), *LEAVES, "ops"},
     "card": {"views", "config", "logs", "batch"},
     "inference": {"batch"},
+    "stream": {"data"},
 }
-OF_COMMANDS = {*ALLOWED["setup"], "setup", "warm", "inference", "views", "card"}
-CALLABLE_COMMANDS = {"evaluate", "predict", "classify", "doctor", "listing"}
+OF_COMMANDS = {
+    *ALLOWED["setup"],
+    *("setup", "warm", "inference", "views", "card", "stream", "cam"),
+}
+CALLABLE_COMMANDS = {
+    *("evaluate", "predict", "classify", "localize", "doctor", "listing"),
+}
 READ_CONFIGS = {
     "config",
     "preprocessing",

@@ -216,6 +216,7 @@ def test_regions_follow_their_flags(run, tmp_path):
     assert counts == {"": [128], "--connectivity 4": [64, 64], "--min-area 100": [128]}
     with pytest.raises(SystemExit):
         predicted(*wanted, "--connectivity", "6", output=tmp_path / "out")
+    assert predicted(*wanted, "--write", "cam", output=tmp_path / "out") == 2
     assert predicted(*wanted, "--every", "0", output=tmp_path / "out") == 2
 
 
@@ -232,6 +233,9 @@ class Examples:
 
     def ids(self):
         return [f"../{seed}" for seed in self.seeds]
+
+    def size(self, index):
+        return (40, 56)
 
     def __getitem__(self, index):
         label = scene(40, 56, self.seeds[index])

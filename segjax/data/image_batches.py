@@ -24,13 +24,18 @@ def whole_or_centre(image: np.ndarray, size: Shape, crop: float | None) -> np.nd
     shorter side to 256, take the central 224". Cut first (at whole pixels), then
     resized, with antialiasing.
     """
+    rows, columns = centre((image.shape[0], image.shape[1]), size, crop)
+    return resize_image(np.ascontiguousarray(image[rows, columns]), size)
+
+
+def centre(own: Shape, size: Shape, crop: float | None) -> tuple[slice, slice]:
+    """The rows and columns of an image of ``own`` size that are looked at."""
     if crop is None:
-        return resize_image(image, size)
-    scale = crop * min(n / out for n, out in zip(image.shape, size, strict=False))
+        return slice(0, own[0]), slice(0, own[1])
+    scale = crop * min(n / out for n, out in zip(own, size, strict=True))
     sides = [max(1, round(scale * out)) for out in size]
-    top, left = ((n - s) // 2 for n, s in zip(image.shape, sides, strict=False))
-    cut = image[top : top + sides[0], left : left + sides[1]]
-    return resize_image(np.ascontiguousarray(cut), size)
+    top, left = ((n - s) // 2 for n, s in zip(own, sides, strict=True))
+    return slice(top, top + sides[0]), slice(left, left + sides[1])
 
 
 class _ImageBatch:

@@ -149,7 +149,7 @@ def output_names(
     folders = folders or [False] * len(paths)
     safe = [_inside(path) for path in paths]
     stems = Counter(str(path.with_suffix("")).casefold() for path in safe)
-    outputs, parents = {"boxes.json"}, set()
+    outputs, parents = {"boxes.json", "predictions.json"}, set()
     names = []
     for path, folder in zip(safe, folders, strict=True):
         stem = str(path.with_suffix(""))
