@@ -333,8 +333,7 @@ def predict(
     start = time.perf_counter()
     try:
         with Progress(console=console, transient=True) as bar:
-            task = bar.add_task("predicting", total=total)
-            advance = partial(bar.advance, task)
+            advance = partial(bar.advance, bar.add_task("predicting", total=total))
             stream(entries, network, writer, results, advance, threads)
     finally:
         # What was done before an interruption is told, too.
