@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnx
+import onnx  # pyright: ignore[reportMissingImports]
 
 from benchmarks import record
 from benchmarks.pairs import draw

@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from PIL import Image, ImageOps
 
 from segjax import cache, inference, regions, setup
 from segjax.batch import LabelSpec
+from segjax.classify import ImageClassifier
 from segjax.config import Config
 from segjax.data import files
 from segjax.preprocessing import Preprocessing
 from segjax.views import Views, views_of
+
+SHOWN_CLASSES = 20  # of a thousand
 
 Picture = Any
 """An image: a path, a PIL image, or an array [h, w] or [h, w, C].
@@ -30,13 +33,13 @@ uint8 and uint16 are fractions of their range; floats are taken as they are, whi
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A trained network with all that it needs to label images of any size.
+    """A trained network with all that it needs for images of any size.
 
     Attributes:
       workdir: the run's folder.
       step: the step whose weights these are.
       config: every knob, as the run has it.
-      spec: class names and colours.
+      spec: class names and, of segmentation, colours.
       preprocessing: channels, mean, standard deviation and size of its images.
       model: the Linen module; ``model.apply(variables, image)`` takes f32[B, H, W, C].
       variables: ``params`` and ``batch_stats``, nested dicts of arrays.
@@ -45,11 +48,10 @@ class Run:
     workdir: Path
     step: int
     config: Config
-    spec: LabelSpec
+    spec: Any
     preprocessing: Preprocessing
     model: Any
     variables: Any
-    views: Views = field(repr=False)
 
     def image(self, picture: Picture) -> np.ndarray:
         """The picture as an array [h, w, C] of the run's channels.
@@ -81,6 +83,61 @@ class Run:
                 "[0, 1]"
             )
         return files.with_channels(array, channels, "the image")
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters of the network."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+
+    @property
+    def network(self) -> str:
+        """The names of its parts."""
+        return str(self.config.model.encoder)
+
+    def _facts(self) -> dict[str, str]:
+        height, width = self.preprocessing.image_size
+        names = self.spec.names[:SHOWN_CLASSES]
+        more = self.spec.num_classes - len(names)
+        return {
+            "network": self.network,
+            "parameters": f"{self.parameters:,}",
+            "images": f"{height}x{width}x{self.preprocessing.channels}",
+            "classes": ", ".join(names) + (f" and {more} more" if more else ""),
+        }
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{key}: {text}" for key, text in self._facts().items())
+        return f"<segjax run {self.workdir}, step {self.step}; {facts}>"
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        facts = {k: html.escape(text) for k, text in self._facts().items()}
+        if isinstance(self.spec, LabelSpec):
+            facts["classes"] = _swatches(self.spec)
+        rows = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in facts.items())
+        title = f"{html.escape(str(self.workdir))}, step {self.step}"
+        return f"<table><caption>{title}</caption>{rows}</table>"
+
+
+def _swatches(spec: LabelSpec) -> str:
+    """HTML: each class behind its colour."""
+    return " ".join(
+        f'<span style="border-left:1em solid rgb{tuple(colour)};padding-left:.3em;'
+        f'margin-right:.8em;white-space:nowrap">{html.escape(name)}</span>'
+        for name, colour in zip(spec.names, spec.palette, strict=True)
+    )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SegmentationRun(Run):
+    """A :class:`Run` that labels every pixel; ``views`` say how it sees an image."""
+
+    views: Views
+
+    @property
+    def network(self) -> str:
+        """The names of its parts."""
+        return f"{self.config.model.encoder} + {self.config.model.decoder}"
 
     def predict(self, picture: Picture) -> np.ndarray:
         """Class ids uint8[h, w], at the picture's own size."""
@@ -150,49 +207,38 @@ class Run:
         figure.legend(handles=handles, loc="outside lower center", ncols=6)
         return figure
 
-    @property
-    def parameters(self) -> int:
-        """The number of parameters of the network."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
 
-    def _facts(self) -> dict[str, str]:
-        height, width = self.preprocessing.image_size
-        return {
-            "network": f"{self.config.model.encoder} + {self.config.model.decoder}",
-            "parameters": f"{self.parameters:,}",
-            "images": f"{height}x{width}x{self.preprocessing.channels}",
-            "classes": ", ".join(self.spec.names),
-        }
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassificationRun(Run):
+    """A :class:`Run` that classifies whole images."""
 
-    def __repr__(self) -> str:
-        facts = ", ".join(f"{key}: {text}" for key, text in self._facts().items())
-        return f"<segjax run {self.workdir}, step {self.step}; {facts}>"
+    classifier: ImageClassifier
 
-    def _repr_html_(self) -> str:
-        """A small table, for notebooks."""
-        facts = {k: html.escape(text) for k, text in self._facts().items()}
-        facts["classes"] = " ".join(
-            f'<span style="border-left:1em solid rgb{tuple(colour)};padding-left:.3em;'
-            f'margin-right:.8em;white-space:nowrap">{html.escape(name)}</span>'
-            for name, colour in zip(self.spec.names, self.spec.palette, strict=True)
-        )
-        rows = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in facts.items())
-        title = f"{html.escape(str(self.workdir))}, step {self.step}"
-        return f"<table><caption>{title}</caption>{rows}</table>"
+    def predict(self, picture: Picture) -> int:
+        """The class's id; its name is ``spec.names[id]``."""
+        return int(self.probabilities(picture).argmax())
+
+    def probabilities(self, picture: Picture) -> np.ndarray:
+        """float32[K]: the probability of each class."""
+        return self.classifier.probabilities(self.image(picture))
+
+    def describe(self, picture: Picture) -> dict[str, Any]:
+        """``class``, ``class_id``, ``probability``, and ``best``: five of these."""
+        return self.classifier.describe(self.image(picture))
 
 
 def load(
     workdir: str | os.PathLike,
     checkpoint: str | int = "best",
     overrides: Mapping[str, Any] | None = None,
-) -> Run:
-    """The run of a workdir, ready to label images.
+) -> SegmentationRun | ClassificationRun:
+    """The run of a workdir, ready to label or to classify images.
 
     Compiled programs are kept, in memory per rounded image size and on disk.
 
     Args:
       workdir: the folder that ``segjax train`` or ``segjax import`` wrote.
-      checkpoint: "best" (by mIoU on the evaluation split), "latest" or a step.
+      checkpoint: "best" (by the evaluation split), "latest" or a step.
       overrides: knobs to change: {"eval.mode": "slide"} for large images by windows.
 
     Raises:
@@ -200,17 +246,18 @@ def load(
     """
     folder = Path(workdir)
     changed = [f"--config.{key}={value}" for key, value in (overrides or {}).items()]
-    devices, task = jax.local_devices()[:1], "segmentation"
-    parts = setup.load_parts(folder, changed, devices, task)
+    parts = setup.load_parts(folder, changed, devices=jax.local_devices()[:1])
     cache.keep_compiled()
     variables, step = setup.restore_variables(parts, folder, str(checkpoint))
-    return Run(
-        workdir=folder,
-        step=step,
-        config=parts.config,
-        spec=parts.spec,
-        preprocessing=parts.pre,
-        model=parts.model,
-        variables=variables,
-        views=views_of(parts),
-    )
+    known = {
+        "workdir": folder,
+        "step": step,
+        "config": parts.config,
+        "spec": parts.spec,
+        "preprocessing": parts.pre,
+        "model": parts.model,
+        "variables": variables,
+    }
+    if parts.config.task == "classification":
+        return ClassificationRun(**known, classifier=ImageClassifier(parts, variables))
+    return SegmentationRun(**known, views=views_of(parts))

@@ -55,6 +55,7 @@ def import_weights(
     tensors = weights.read_file(file)
     try:
         described = json.loads(weights.read_metadata(file).get(weights.KEY, "{}"))
+        _check_task(described, file)
         config, channels = _config(wanted, described)
         own = LabelSpec.from_dict(described["labels"]) if described else None
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
@@ -89,6 +90,14 @@ def import_weights(
         f"{model.encoder} + {model.decoder} like {model.like}, {spec.num_classes} "
         f"classes, weights named as {found.naming}'s: {workdir}"
     )
+
+
+def _check_task(described: dict[str, Any], file: Path) -> None:
+    if described.get("task", "segmentation") != "segmentation":
+        raise ValueError(
+            f"{file} is of a classifier, and import takes segmentation networks; train "
+            f"one that starts from it: --config.model.pretrained={file}"
+        )
 
 
 def _config(wanted: Wanted, described: dict[str, Any]) -> tuple[Config, int]:

@@ -299,12 +299,11 @@ def load_parts(
     workdir: Path,
     overrides: list[str],
     devices: Sequence[Any] | None = None,
-    task: str | None = None,
 ) -> Parts:
     """The parts of the run in a workdir.
 
     Raises:
-      ValueError: it is not a run's workdir, or of another ``task`` than the caller's.
+      ValueError: it is not a run's workdir.
     """
     for name in ("config.json", "labels.json"):
         if not (workdir / name).is_file():
@@ -312,11 +311,6 @@ def load_parts(
     config = configs.from_json((workdir / "config.json").read_text())
     configs.override(config, overrides)
     configs.validate(config)
-    if task not in (None, config.task):
-        raise ValueError(
-            f"--workdir {workdir} holds a run of {config.task}, and this takes runs of "
-            f"{task} only; segjax evaluate and predict take both"
-        )
     labels = json.loads((workdir / "labels.json").read_text())
     pre = Preprocessing.from_dict(labels["preprocessing"])
     spec = TASKS[config.task].spec.from_dict(labels)

@@ -11,16 +11,23 @@ from PIL import Image
 
 import segjax
 from segjax import api, inference, regions
-from tests.export.test_export import CLASSES, MEAN, STD, make_run
+from tests.runs import CLASSES, MEAN, STD, logits_of, make_run, narrow
 
 SIZE = (33, 50)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        narrow(patch, "resnet18")
+        yield
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     """(run, its model, its variables); images at their own size."""
     workdir = tmp_path_factory.mktemp("api") / "run"
-    model, variables = make_run(workdir, fit="pad")
+    model, variables = make_run(workdir, "data.fit=pad")
     return segjax.load(workdir), model, variables
 
 
@@ -39,8 +46,7 @@ def expected(loaded):
     _, model, variables = loaded
     x = (picture() / 255 - np.array(MEAN)) / np.array(STD)
     x = np.pad(x, ((0, 64 - SIZE[0]), (0, 64 - SIZE[1]), (0, 0)))[None]
-    apply = jax.jit(lambda v, x: model.apply(v, x, train=False))
-    logits = apply(variables, x.astype(np.float32))[0, : SIZE[0], : SIZE[1]]
+    logits = logits_of(model)(variables, x.astype(np.float32))[0, : SIZE[0], : SIZE[1]]
     return np.asarray(jax.nn.softmax(logits))
 
 
@@ -164,7 +170,11 @@ def test_what_notebooks_show(loaded):
     count = sum(leaf.size for leaf in jax.tree.leaves(loaded[2]["params"]))
     assert f"{count:,}" in html
     text = treescope.render_to_text(run)
-    assert text.startswith("Run(") and "spec=LabelSpec(" in text and "'sky'" in text
+    assert (
+        text.startswith("SegmentationRun(")
+        and "spec=LabelSpec(" in text
+        and "'sky'" in text
+    )
     head = treescope.render_to_text(run.variables["params"]["head"])
     assert "'kernel'" in head and "float32(1, 1, " in head
 
@@ -185,6 +195,19 @@ def test_knobs_act(loaded, expected):
     np.testing.assert_allclose(mirrored, (expected + both) / 2, atol=1e-4)
     with pytest.raises(ValueError, match="eval.flop is not a key"):
         segjax.load(loaded[0].workdir, overrides={"eval.flop": True})
+
+
+def test_a_classifier(tmp_path):
+    model, variables = make_run(tmp_path / "run", task="classification")
+    run = segjax.load(tmp_path / "run")
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
+    x = ((pixels / 255 - np.array(MEAN)) / np.array(STD)).astype(np.float32)
+    wanted = np.asarray(jax.nn.softmax(logits_of(model)(variables, x[None])))[0]
+    np.testing.assert_allclose(run.probabilities(pixels), wanted, atol=1e-5)
+    assert run.predict(Image.fromarray(pixels)) == wanted.argmax()
+    found = run.describe(pixels)
+    assert found["class"] == CLASSES[wanted.argmax()] and len(found["best"]) == 3
+    assert "network: resnet18, " in repr(run) and "sky" in run._repr_html_()
 
 
 def test_no_run_is_told(tmp_path):

@@ -12,7 +12,6 @@ import optax
 import pytest
 from PIL import Image
 
-import segjax
 from segjax import checkpoint, models, setup, sharding, train
 from segjax import config as configs
 from segjax import step as steps
@@ -204,15 +203,6 @@ def test_predict_tells_class_and_probability_of_each_file(
         np.testing.assert_allclose(row["probability"], found.max(), rtol=1e-4)
         assert [b["class_id"] for b in row["best"]] == np.argsort(-found)[:5].tolist()
         assert f"{index}.png: {row['class']} {row['probability']:.3f}" in captured.out
-
-
-def test_what_takes_segmentations_only_says_so(finished, tmp_path, capsys):
-    output = str(tmp_path / "a.safetensors")
-    assert main(["export", "--workdir", str(finished[0]), "--output", output]) == 2
-    said = capsys.readouterr().err
-    assert "holds a run of classification" in said and said.count("\n") == 1
-    with pytest.raises(ValueError, match="takes runs of segmentation only"):
-        segjax.load(str(finished[0]))
 
 
 def segmentation(*more: str):

@@ -4,7 +4,7 @@ Every file is read again and run on real images beside the run's own network bef
 gets its name. What was found stands in ``<file>.json``, with what its user must know.
 """
 
-import importlib.metadata
+import importlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -156,11 +156,12 @@ def describe(trained: Trained, network: Network, form: str) -> dict[str, Any]:
     size: list[Any] = [height, width]
     if network.any_size:
         size = [f"multiple of {network.stride}"] * 2
-    model = parts.config.model
+    config, classify = parts.config, parts.config.task == "classification"
     about: dict[str, Any] = {
         "format": form,
-        "encoder": model.encoder,
-        "decoder": model.decoder,
+        "task": config.task,
+        "encoder": config.model.encoder,
+        "decoder": None if classify else config.model.decoder,
         "step": trained.step,
         "input_size": size,
         "preprocessing": {
@@ -174,17 +175,21 @@ def describe(trained: Trained, network: Network, form: str) -> dict[str, Any]:
             "trained_size": list(parts.pre.image_size),
         },
         "classes": list(parts.spec.names),
-        "palette": [list(colour) for colour in parts.spec.palette],
+        "palette": [list(colour) for colour in getattr(parts.spec, "palette", ())],
         "environment": logs.environment(),
     }
+    if classify and parts.pre.fit == "pad":
+        # The side of the square to cut out, over that of the largest that fits.
+        about["preprocessing"]["central_crop"] = config.eval.crop
     if form == "torch":
         return about
     shape = ["batch", *size, network.channels]
     about["input"] = {"name": "image", "dtype": "float32", "shape": shape}
-    shape = [*shape[:3], parts.spec.num_classes]
+    shape = [*(shape[:1] if classify else shape[:3]), parts.spec.num_classes]
     about["output"] = {"name": "logits", "dtype": "float32", "shape": shape}
     needs = {"onnx": onnx.NEEDS, "savedmodel": ("tensorflow",)}.get(form, ())
-    about["packages"] = {name: importlib.metadata.version(name) for name in needs}
+    # By the modules: TensorFlow's distribution has several names.
+    about["packages"] = {n: importlib.import_module(n).__version__ for n in needs}
     return about
 
 

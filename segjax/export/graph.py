@@ -102,7 +102,7 @@ class Graph:
 
         The same node of the same inputs is there once.
         """
-        from onnx import helper
+        from onnx import helper  # pyright: ignore[reportMissingImports]
 
         key = (kind, tuple(inputs), outputs, str(sorted(attributes.items())))
         if key not in self._seen:
@@ -116,7 +116,7 @@ class Graph:
 
     def initializer(self, array: Any) -> str:
         """The name of a constant tensor; equal ones are there once."""
-        from onnx import numpy_helper
+        from onnx import numpy_helper  # pyright: ignore[reportMissingImports]
 
         array = np.asarray(array)
         wanted = numpy_type(array.dtype)
@@ -205,7 +205,7 @@ def numpy_type(dtype: Any) -> Any:
 
 def onnx_type(dtype: Any) -> int:
     """ONNX's number of the type in which the graph holds arrays of a type."""
-    from onnx import TensorProto
+    from onnx import TensorProto  # pyright: ignore[reportMissingImports]
 
     return getattr(TensorProto, DTYPES[numpy_type(dtype).name])
 

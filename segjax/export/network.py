@@ -32,7 +32,7 @@ class Network:
     any_size: bool = False
 
     def apply(self, variables: Any, image: jax.Array) -> jax.Array:
-        """float32[B, H, W, C], normalised -> logits float32[B, H, W, K]."""
+        """float32[B, H, W, C], normalised -> logits [B, H, W, K], or [B, K]."""
         return self.model.apply(variables, image, train=False)
 
 
@@ -101,8 +101,7 @@ def _float32(variables: Any) -> Any:
 
 def restore(workdir: Path, overrides: Sequence[str], checkpoint: str) -> Trained:
     """The run of a workdir at a checkpoint: "best", "latest" or a step."""
-    devices, task = jax.local_devices()[:1], "segmentation"
-    parts = setup.load_parts(workdir, list(overrides), devices, task)
+    parts = setup.load_parts(workdir, list(overrides), devices=jax.local_devices()[:1])
     variables, step = setup.restore_variables(parts, workdir, checkpoint)
     return Trained(parts, step, jax.device_get(variables))
 
@@ -112,6 +111,7 @@ def for_import(parts: setup.Parts) -> dict[str, Any]:
     model = parts.config.model
     return {
         "version": __version__,
+        "task": parts.config.task,
         "encoder": model.encoder,
         "decoder": model.decoder,
         "model": {key: model[key] for key in IN_WEIGHTS},

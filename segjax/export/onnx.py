@@ -41,7 +41,7 @@ def write(network: Network, path: Path, about: Mapping[str, Any]) -> None:
 
     The batch may have any size; input ``image``, output ``logits``.
     """
-    import onnx
+    import onnx  # pyright: ignore[reportMissingImports]
 
     shape = (*network.size, network.channels)
     model = convert(network.apply, network.variables, shape, ("image", "logits"))
@@ -54,7 +54,7 @@ def write(network: Network, path: Path, about: Mapping[str, Any]) -> None:
 
 def read(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The file's network: float32[B, H, W, C] -> logits."""
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     session = onnxruntime.InferenceSession(
         str(path), providers=["CPUExecutionProvider"]
@@ -78,7 +78,7 @@ def convert(
     Raises:
       ValueError: a primitive has no rule (it is named), or is used as none can.
     """
-    from onnx import checker, helper
+    from onnx import checker, helper  # pyright: ignore[reportMissingImports]
 
     (batch,) = jax.export.symbolic_shape("batch")
     image = jax.ShapeDtypeStruct((batch, *shape), dtype)

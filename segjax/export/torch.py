@@ -19,7 +19,12 @@ def naming_of(trained: Trained, naming: str | None) -> tuple[str, bool]:
       ValueError: the network has no such naming.
     """
     known = weights.namings(trained.parts.model)
-    naming = naming or next(iter(known))
+    naming = naming or next(iter(known), None)
+    if naming is None:
+        raise ValueError(
+            f"nobody publishes weights of {trained.parts.config.model.encoder} as a "
+            "classifier, so there are no names; take --format onnx or stablehlo"
+        )
     return naming, known.get(naming, True)
 
 

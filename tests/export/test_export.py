@@ -9,62 +9,37 @@ import zipfile
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks.pairs import draw
-from segjax import checkpoint, export, setup
-from segjax import config as configs
-from segjax.batch import LabelSpec
-from segjax.data.shapes import Shapes
+from segjax import export, setup
 from segjax.export import agreement, stablehlo
 from segjax.export.network import Network
 from segjax.main import main
-from segjax.preprocessing import preprocessing
 from tests.models.test_contract import small, traced
 from tests.requirements import require_export
+from tests.runs import (
+    CLASSES,
+    MEAN,
+    SIZE,
+    SPEC,
+    STD,
+    STEP,
+    logits_of,
+    make_run,
+    narrow,
+    scenes,
+)
 
 ROOT = Path(__file__).parents[2]
-CLASSES = ("sky", "road", "car")
-SPEC = LabelSpec(CLASSES, ((10, 20, 200), (90, 90, 90), (250, 0, 0)))
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
-SIZE = (32, 64)
 
 
-def scenes():
-    """float32[4, H, W, 3]: the first of the evaluation split, normalised."""
-    source = Shapes("val", image_size=SIZE)
-    images = np.stack([source[i]["image"] for i in range(4)])
-    return ((images / 255 - np.array(MEAN)) / np.array(STD)).astype(np.float32)
-
-
-def predict(model):
-    return jax.jit(lambda variables, x: model.apply(variables, x, train=False))
-
-
-def make_run(workdir: Path, encoder="resnet18", decoder="fcn32s", **more):
-    """A run's folder with random weights, for rendered scenes."""
-    config = configs.default()
-    config.steps, config.data.image_size = 1, SIZE
-    config.data.mean, config.data.std = MEAN, STD
-    config.model.encoder, config.model.decoder = encoder, decoder
-    config.data.update(more)
-    configs.validate(config)
-    parts = setup.make_parts(
-        config, SPEC, preprocessing(config, 3), jax.local_devices()[:1]
-    )
-    shapes = setup.abstract_variables(parts)
-    variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), draw(shapes, 0))
-    # As often one class as another.
-    logits = predict(parts.model)(variables, scenes())
-    variables["params"]["head"]["bias"] -= np.asarray(logits).mean((0, 1, 2))
-    workdir.mkdir(parents=True)
-    saved = checkpoint.Checkpoints(workdir / "checkpoints", keep_last=1, keep_best=0)
-    saved.save(7, variables, force=True)
-    saved.close()
-    setup.save_description(workdir, parts)
-    return parts.model, variables
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        narrow(patch, "resnet18")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +47,7 @@ def run(tmp_path_factory):
     """(workdir, images, their logits by the run's own network)."""
     workdir = tmp_path_factory.mktemp("export") / "run"
     model, variables = make_run(workdir)
-    return workdir, scenes(), np.asarray(predict(model)(variables, scenes()))
+    return workdir, scenes(), np.asarray(logits_of(model)(variables, scenes()))
 
 
 def said(capsys, *arguments):
@@ -91,7 +66,7 @@ def near(found, wanted):
 def check_record(path, form, size=SIZE):
     """What stands beside an export."""
     record = json.loads(Path(f"{path}.json").read_text())
-    assert record["format"] == form and record["step"] == 7
+    assert record["format"] == form and record["step"] == STEP
     assert record["classes"] == list(CLASSES)
     assert record["palette"] == [list(colour) for colour in SPEC.palette]
     pre = record["preprocessing"]
@@ -144,7 +119,8 @@ def test_folded_onnx_of_another_size_has_no_norms(run, tmp_path):
     record = check_record(path, "onnx", (40, 56))
     assert record["batch_norm_folded"] and record["input_size"] == [40, 56]
     kinds = [node.op_type for node in onnx.load(str(path)).graph.node]
-    assert "Mul" not in kinds and kinds.count("Conv") == 21
+    # Stem, four blocks of two, three shortcuts, head.
+    assert "Mul" not in kinds and kinds.count("Conv") == 1 + 8 + 3 + 1
 
 
 def test_stablehlo_in_a_new_process_by_the_readmes_lines(run, tmp_path):
@@ -182,17 +158,55 @@ def test_stablehlo_of_any_multiple_of_the_stride(tmp_path):
     path = tmp_path / "network"
     stablehlo.write(Network(model, variables, (64, 64), any_size=True), path, {})
     call, rng = stablehlo.read(path), np.random.default_rng(0)
-    apply = predict(model)
+    apply = logits_of(model)
     image = rng.normal(size=(2, 96, 32, 3)).astype(np.float32)
     near(call(image), np.asarray(apply(variables, image)))
     with pytest.raises(ValueError, match="batch|rows|columns"):
         call(np.zeros((1, 33, 64, 3), np.float32))
 
 
+def test_a_classifier(tmp_path, capsys):
+    """As ONNX and as torchvision's state dict, which import refuses by its task."""
+    require_export()
+    import onnxruntime
+
+    model, variables = make_run(tmp_path / "run", task="classification")
+    begin = ["export", "--workdir", str(tmp_path / "run"), "--output"]
+    path = tmp_path / "a.onnx"
+    assert main([*begin, str(path)]) == 0
+    (logits,) = onnxruntime.InferenceSession(str(path)).run(None, {"image": scenes()})
+    near(logits, np.asarray(logits_of(model)(variables, scenes())))
+    record = json.loads(Path(f"{path}.json").read_text())
+    assert record["task"] == "classification" and record["decoder"] is None
+    assert record["output"]["shape"] == ["batch", len(CLASSES)]
+    assert record["classes"] == list(CLASSES) and record["palette"] == []
+    path = tmp_path / "a.safetensors"
+    assert main([*begin, str(path)]) == 0
+    assert "named as torchvision's, step 7" in capsys.readouterr().out
+    wanted = ["import", "--weights", path, "--encoder", "resnet18", "--workdir"]
+    error = said(capsys, *wanted, tmp_path / "again")
+    assert "is of a classifier" in error and "config.model.pretrained" in error
+
+
+def test_savedmodel_where_tensorflow_is(run, tmp_path):
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("TensorFlow is not installed; no extra has it")
+    workdir, images, wanted = run
+    path = tmp_path / "model"
+    arguments = ["--format", "savedmodel", "--output", str(path)]
+    assert main(["export", "--workdir", str(workdir), *arguments]) == 0
+    record = check_record(path, "savedmodel")
+    tf = importlib.import_module("tensorflow")
+    call = tf.saved_model.load(str(path)).signatures["serving_default"]
+    near(call(image=tf.constant(images[:3]))["logits"].numpy(), wanted[:3])
+    about = json.loads((path / "assets.extra" / "segjax.json").read_text())
+    assert about == {key: value for key, value in record.items() if key != "check"}
+
+
 def test_torch_weights_are_read_again(run, tmp_path, capsys):
     path = tmp_path / "network.safetensors"
     assert main(["export", "--workdir", str(run[0]), "--output", str(path)]) == 0
-    assert "122 tensors named as smp's, step 7" in capsys.readouterr().out
+    assert "74 tensors named as smp's, step 7" in capsys.readouterr().out
     record = json.loads(Path(f"{path}.json").read_text())
     assert record["naming"] == "smp" and record["check"]["argmax_equal"]
     assert record["check"]["relative_difference"] <= 1e-4
