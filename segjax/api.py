@@ -13,9 +13,8 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
-from segjax import cache, inference, regions, setup
+from segjax import cache, inference, localize, regions, setup
 from segjax.batch import LabelSpec
-from segjax.classify import ImageClassifier
 from segjax.config import Config
 from segjax.data import files
 from segjax.preprocessing import Preprocessing
@@ -210,9 +209,9 @@ class SegmentationRun(Run):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ClassificationRun(Run):
-    """A :class:`Run` that classifies whole images."""
+    """A :class:`Run` that classifies whole images; ``localizer`` says where, too."""
 
-    classifier: ImageClassifier
+    localizer: localize.Localizer
 
     def predict(self, picture: Picture) -> int:
         """The class's id; its name is ``spec.names[id]``."""
@@ -220,11 +219,24 @@ class ClassificationRun(Run):
 
     def probabilities(self, picture: Picture) -> np.ndarray:
         """float32[K]: the probability of each class."""
-        return self.classifier.probabilities(self.image(picture))
+        return self.localizer(self.image(picture))[0]
 
-    def describe(self, picture: Picture) -> dict[str, Any]:
-        """``class``, ``class_id``, ``probability``, and ``best``: five of these."""
-        return self.classifier.describe(self.image(picture))
+    def boxes(self, picture: Picture) -> list[dict[str, Any]]:
+        """The five likeliest classes: class, class_id, probability, and where.
+
+        ``box`` is around its activation map's largest region; a network without such
+        maps (a vision transformer) gives none.
+        """
+        return localize.guesses(self.spec, *self.localizer(self.image(picture)))
+
+    def show(self, picture: Picture) -> Image.Image:
+        """The picture under the heat map of its class, with the box."""
+        image = self.image(picture)
+        probabilities, classes, heat = self.localizer(image)
+        if not len(heat):
+            return Image.fromarray(inference.display_image(image))
+        best = localize.guesses(self.spec, probabilities, classes[:1], heat[:1])
+        return Image.fromarray(localize.draw(image, best[0], heat[0]))
 
 
 def load(
@@ -259,5 +271,6 @@ def load(
         "variables": variables,
     }
     if parts.config.task == "classification":
-        return ClassificationRun(**known, classifier=ImageClassifier(parts, variables))
+        localizer = localize.Localizer(parts, variables)
+        return ClassificationRun(**known, localizer=localizer)
     return SegmentationRun(**known, views=views_of(parts))

@@ -69,6 +69,33 @@ class Localizer:
         return probabilities, classes, heat
 
 
+def guesses(
+    spec: ClassSpec, probabilities: np.ndarray, classes: np.ndarray, heat: np.ndarray
+) -> list[dict[str, Any]]:
+    """What a :class:`Localizer` found as plain JSON values, the likeliest class first.
+
+    Keys: ``class``, ``class_id``, ``probability`` and, where there is heat, ``box``.
+    """
+    best: list[dict[str, Any]] = [
+        {
+            "class": spec.names[k],
+            "class_id": int(k),
+            "probability": float(probabilities[k]),
+        }
+        for k in classes
+    ]
+    for guess, own in zip(best, heat, strict=False):
+        guess["box"] = list(cam.box(own))
+    return best
+
+
+def draw(image: np.ndarray, guess: dict[str, Any], heat: np.ndarray) -> np.ndarray:
+    """uint8[h, w, 3]: the image under the heat f[h, w] of a guess, and its box."""
+    shown = drawing.heat_map(inference.display_image(image), heat)
+    found = [guess | {"score": guess["probability"]}]
+    return drawing.boxes(shown, found, {guess["class_id"]: _WHITE})
+
+
 @dataclass(frozen=True)
 class HeatWriter:
     """Writes ``<name>_cam.png``: the image under the heat of its class, and the box.
@@ -91,24 +118,12 @@ class HeatWriter:
         heat: np.ndarray,
     ) -> tuple[dict[str, Any], None]:
         """What ``predictions.json`` says: class, probability, box, and the best."""
-        best = [
-            {
-                "class": self.spec.names[k],
-                "class_id": int(k),
-                "probability": float(probabilities[k]),
-            }
-            for k in classes
-        ]
-        for guess, own in zip(best, heat, strict=False):
-            guess["box"] = list(cam.box(own))
+        best = guesses(self.spec, probabilities, classes, heat)
         about = entry.about | {"size": list(image.shape[:2])} | best[0] | {"best": best}
         if truth is not None:
             about["truth"] = self.spec.names[int(truth)]
         if self.pictures and len(heat):
-            shown = drawing.heat_map(inference.display_image(image), heat[0])
-            found = [best[0] | {"score": best[0]["probability"]}]
-            colours = {best[0]["class_id"]: _WHITE}
-            picture = drawing.boxes(shown, found, colours)
+            picture = draw(image, best[0], heat[0])
             self.save(f"{entry.name}_cam.png", partial(drawing.write_fast, picture))
             about["cam"] = f"{entry.name}_cam.png"
         return about, None

@@ -10,7 +10,7 @@ import treescope
 from PIL import Image
 
 import segjax
-from segjax import api, inference, regions
+from segjax import api, cam, drawing, inference, regions
 from tests.runs import CLASSES, MEAN, STD, logits_of, make_run, narrow
 
 SIZE = (33, 50)
@@ -205,8 +205,16 @@ def test_a_classifier(tmp_path):
     wanted = np.asarray(jax.nn.softmax(logits_of(model)(variables, x[None])))[0]
     np.testing.assert_allclose(run.probabilities(pixels), wanted, atol=1e-5)
     assert run.predict(Image.fromarray(pixels)) == wanted.argmax()
-    found = run.describe(pixels)
-    assert found["class"] == CLASSES[wanted.argmax()] and len(found["best"]) == 3
+    found = run.boxes(pixels)
+    assert [guess["class_id"] for guess in found] == list(np.argsort(-wanted))
+    assert found[0]["class"] == CLASSES[wanted.argmax()]
+    assert found[0]["probability"] == pytest.approx(wanted.max(), abs=1e-5)
+    # The activation map of the class, as the localizer has it, is drawn.
+    _, _, heat = run.localizer(pixels)
+    assert found[0]["box"] == list(cam.box(heat[0]))
+    shown = np.asarray(run.show(pixels)).astype(int)
+    under = drawing.heat_map(pixels, heat[0])
+    assert shown.shape == under.shape and (shown == under).all(-1).mean() > 0.5
     assert "network: resnet18, " in repr(run) and "sky" in run._repr_html_()
 
 
