@@ -15,22 +15,14 @@ from pathlib import Path
 from segjax import flags
 
 COMPUTING = ("train", "evaluate", "predict", "bench-input")
+SHARED = ("train", "evaluate", "predict")  # by several processes
 
 
 def _start_processes(args: argparse.Namespace) -> None:
     """Join the other processes of the run, where there are any."""
-    import jax
+    from segjax import processes
 
-    if args.coordinator is not None:
-        jax.distributed.initialize(
-            args.coordinator,
-            args.processes,
-            args.process,
-            heartbeat_timeout_seconds=30,
-        )
-    elif os.environ.get("SEGJAX_DISTRIBUTED") == "1":
-        # On Cloud TPU, SLURM and Open MPI JAX finds the others by itself.
-        jax.distributed.initialize(heartbeat_timeout_seconds=30)
+    processes.join(args.coordinator, args.processes, args.process)
 
 
 def _train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -202,7 +194,8 @@ def _is_ours(error: BaseException) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 only when all that was asked happened.
 
-    2: a mistake of the user's, told in one line. 130: interrupted.
+    2: a mistake of the user's, told in one line. 3: another process of the run is
+    gone. 130: interrupted.
     """
     launched = argv is None  # not called from a program of the user's
     argv = list(sys.argv[1:] if launched else argv)
@@ -219,20 +212,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv.insert(0, "train")
     overrides = [a for a in argv if a.startswith("--config.")]
     args = flags.parser().parse_args([a for a in argv if a not in overrides])
+    if launched and args.command in COMPUTING:
+        from segjax.pages import use_huge_pages
+
+        use_huge_pages()
+    if args.command not in SHARED:
+        return _run(args, overrides)
+    from segjax import processes
+
+    # Of a failure the others have to hear: Python's own end would wait for them.
+    with processes.ended_at_once(by=launched) as ending:
+        ending.code = _run(args, overrides)
+    return ending.code
+
+
+def _run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """The command's exit code; a user's mistake is printed, anything else raised."""
+    from segjax.processes import is_of_a_lost_peer
+
     try:
         if overrides and args.command in flags.PLAIN:
             raise ValueError(f"segjax {args.command} takes no {overrides[0]}")
-        if launched and args.command in COMPUTING:
-            from segjax.pages import use_huge_pages
-
-            use_huge_pages()
         RUN[args.command](args, overrides)
     except KeyboardInterrupt:
         print("segjax: interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         told = isinstance(error, OSError) and error.filename is not None
-        if args.traceback or not (told or _is_ours(error)):
+        ours = (told or _is_ours(error)) and not is_of_a_lost_peer(error)
+        if args.traceback or not ours:
             raise
         print(f"segjax: {error}", file=sys.stderr)
         return 2

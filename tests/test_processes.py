@@ -1,0 +1,234 @@
+"""Several real processes (jax.distributed, gloo): the same run, and a death noticed."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from segjax import checkpoint, processes
+from segjax.main import main
+from segjax.processes import PEER_LOST
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "resnet_unet.py"
+SMALL = """
+data.image_size=(16, 16)
+data.batch_size=8
+data.shapes.train_examples=20
+data.shapes.val_examples=11
+model.encoder=segnet_basic
+model.decoder=segnet_basic
+model.dtype=float64
+optim.ema_decay=0.9
+optim.schedule=constant
+optim.warmup_steps=0
+checkpoint.every=2
+eval.every=2
+logs.every=1
+logs.pictures=2
+logs.tensorboard=False
+"""
+# Only sums over devices may differ, and by rounding alone.
+CLOSE = dict(rtol=1e-9, atol=1e-12)
+
+
+class Processes:
+    """The processes of one run; ``devices`` each."""
+
+    def __init__(self, workdir: Path, count: int, steps: int, *more: str, devices=1):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_X64": "1",
+            "SEGJAX_HUGETLB": "0",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        lines = [line for line in SMALL.strip().splitlines()]
+        overrides = [f"--config.{o}" for o in (*lines, f"steps={steps}", *more)]
+        command = [sys.executable, "-m", "segjax.main", "train", "--config", CONFIG]
+        command += ["--workdir", workdir, *overrides]
+        self.running = []
+        for index in range(count):
+            place = ["--coordinator", address, "--processes", count, "--process", index]
+            self.running.append(
+                subprocess.Popen(
+                    [str(x) for x in (*command, *(place if count > 1 else ()))],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+
+    def wait(self, seconds: float) -> list[tuple[int, str]]:
+        """(exit code, output) of each; those that do not end in time are killed."""
+        end = time.monotonic() + seconds
+        found = []
+        for process in self.running:
+            try:
+                text, _ = process.communicate(timeout=max(end - time.monotonic(), 1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                text = process.communicate()[0] + "\nTHE TEST KILLED IT: too late"
+            found.append((process.returncode, text))
+        return found
+
+    def succeed(self) -> None:
+        for code, text in self.wait(240):
+            assert code == 0, text
+
+
+def lines_of(workdir: Path) -> list[dict]:
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def assert_same_runs(workdir: Path, wanted: Path) -> None:
+    """Log, result and state agree but for rounding and times."""
+    found, lines = lines_of(workdir), lines_of(wanted)
+    assert [(x["step"], x["split"]) for x in found] == [
+        (x["step"], x["split"]) for x in lines
+    ]
+    for mine, theirs in zip(found, lines, strict=True):
+        for key in ("loss", "gradient_norm", "miou"):
+            if key in theirs:
+                np.testing.assert_allclose(mine[key], theirs[key], **CLOSE)
+    results = [json.loads((w / "result.json").read_text()) for w in (workdir, wanted)]
+    for key in ("iou_per_class", "pixels", "miou", "pixel_accuracy", "steps"):
+        assert results[0][key] == results[1][key], key
+    states = [checkpoint_arrays(w) for w in (workdir, wanted)]
+    assert states[0].keys() == states[1].keys()
+    for name, array in states[1].items():
+        np.testing.assert_allclose(states[0][name], array, **CLOSE, err_msg=name)
+
+
+def checkpoint_arrays(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint by its name, read by orbax alone."""
+    folder = checkpoint.find_step(workdir, "latest") / "default"
+    handler = ocp.PyTreeCheckpointHandler()
+    how = ocp.RestoreArgs(restore_type=np.ndarray)
+    arguments = jax.tree.map(lambda _: how, handler.metadata(folder).tree)
+    tree = handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=arguments))
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run of one process."""
+    workdir = tmp_path_factory.mktemp("straight")
+    Processes(workdir, 1, 4).succeed()
+    return workdir
+
+
+def test_processes_change_on_the_way_and_the_run_does_not(straight, tmp_path):
+    """4 processes begin and 2 go on; batches, statistics and sums are whole.
+
+    20 training examples in batches of 8 cross an epoch, 11 validation examples leave a
+    last batch of 3.
+    """
+    workdir = tmp_path / "elastic"
+    Processes(workdir, 4, 2).succeed()
+    Processes(workdir, 2, 4).succeed()
+    assert_same_runs(workdir, straight)
+
+
+@pytest.mark.slow
+def test_one_process_becomes_four_and_one_again(straight, tmp_path):
+    workdir = tmp_path / "back"
+    Processes(workdir, 1, 2).succeed()
+    Processes(workdir, 4, 4).succeed()
+    assert_same_runs(workdir, straight)
+    longer = tmp_path / "longer"
+    Processes(longer, 1, 6).succeed()
+    Processes(workdir, 1, 6).succeed()
+    assert_same_runs(workdir, longer)
+
+
+@pytest.mark.slow
+def test_all_axes_over_two_processes(straight, tmp_path):
+    """2 processes of 4 devices: data x fsdp x spatial."""
+    workdir = tmp_path / "axes"
+    axes = ("mesh.data=2", "mesh.fsdp=2", "mesh.spatial=2")
+    Processes(workdir, 2, 4, *axes, devices=4).succeed()
+    assert_same_runs(workdir, straight)
+
+
+def endless(workdir: Path) -> Processes:
+    """Two processes that have made a few steps of a run without end."""
+    run = Processes(workdir, 2, 10**6, "eval.every=1000000")
+    log = workdir / "metrics.jsonl"
+    end = time.monotonic() + 180
+    while not log.is_file() or len(log.read_text().splitlines()) < 3:
+        assert time.monotonic() < end, run.wait(1)
+        time.sleep(0.2)
+    return run
+
+
+def survivor_of(run: Processes, victim: int) -> str:
+    """What the other process says when one is killed; it ends within a minute."""
+    run.running[victim].kill()
+    begin = time.monotonic()
+    code, text = run.wait(90)[1 - victim]
+    assert time.monotonic() - begin < 60, text
+    assert code == PEER_LOST, (code, text)
+    assert "another process of this run is gone" in text.splitlines()[-1], text
+    assert "Traceback" not in text
+    return text
+
+
+def test_a_process_that_dies_ends_the_others_in_a_minute(tmp_path):
+    survivor_of(endless(tmp_path / "killed"), 1)
+
+
+@pytest.mark.slow
+def test_without_the_first_process_the_others_end_and_the_run_goes_on(tmp_path):
+    workdir = tmp_path / "killed"
+    survivor_of(endless(workdir), 0)
+    # The same command goes on from the last checkpoint.
+    saved = checkpoint.find_step(workdir, "latest")
+    last = int(saved.name) + 2
+    Processes(workdir, 2, last, "eval.every=1000000").succeed()
+    assert lines_of(workdir)[-1]["step"] == last
+
+
+@pytest.mark.parametrize(
+    "environment, by",
+    [
+        ({}, None),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_NTASKS": "8"}, None),  # a batch script's own, without srun
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE"),
+        ({"SEGJAX_DISTRIBUTED": "1"}, "SEGJAX_DISTRIBUTED"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SEGJAX_DISTRIBUTED": "0"}, None),
+    ],
+)
+def test_by_what_others_are_found(environment, by):
+    assert processes.found_by(environment) == by
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--processes", "2", "--process", "0"), "--coordinator HOST:PORT"),
+        (("--coordinator", "a:1", "--processes", "2", "--process", "2"), "0 to 1"),
+    ],
+)
+def test_flags_that_make_no_sense(flags, words, tmp_path, capsys):
+    command = ["train", "--config", str(CONFIG), "--workdir", str(tmp_path), *flags]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert words in said and len(said.splitlines()) == 1
