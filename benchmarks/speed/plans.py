@@ -107,9 +107,9 @@ def plain_layers() -> Iterator[None]:
             ("segjax.ops.scores.softmax_cross_entropy", _cross_entropy),
         ):
             stack.enter_context(mock.patch(target, value))
-        stack.enter_context(
-            mock.patch.object(table, "batch_norm", lambda platform: "one_pass")
-        )
+        for name, choice in (("batch_norm", "one_pass"), ("in_strips", False)):
+            chosen = mock.patch.object(table, name, lambda *rest, is_=choice: is_)
+            stack.enter_context(chosen)
         yield
 
 
