@@ -7,7 +7,8 @@ A file that carries an EXIF orientation is turned upright, and its size is repor
 upright; a mask is turned only if its own file says so. (In a PNG the orientation has
 to stand before the image data, where every writer puts it.)
 
-Every failure is a one-line ValueError that names the file.
+Every failure is a one-line ValueError that names the file. A small file that would
+decode to a huge array is refused before it is decoded (:mod:`segjax.data.limits`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from segjax.data import limits
 from segjax.data.decoders import decode
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -29,6 +31,11 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 Color = tuple[int, int, int]
 File = str | Path | bytes
 """A path, or the file's content."""
+
+
+class TooLarge(ValueError):
+    """A file that would decode to more than :mod:`segjax.data.limits` allow."""
+
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Pillow keeps 8 of the 16 bits of these PNGs. Reading the big-endian file once as such
@@ -51,8 +58,8 @@ def read_image(
       name: what errors call the file, where ``file`` is its content.
 
     Raises:
-      ValueError: the file is missing, unreadable, truncated, larger than
-        ``PIL.Image.MAX_IMAGE_PIXELS``, or does not have that many channels.
+      ValueError: the file is missing, unreadable, truncated, larger than the limits
+        (``TooLarge``), or does not have that many channels.
     """
     name = _name(file, name)
     array = _load(file, name, indices=False)
@@ -108,9 +115,30 @@ def read_mask(
         (names the ids), or a colour that ``colors`` lacks (names colour and pixels).
     """
     name = _name(file, name)
+    return mask_ids(stored_mask(file, values, name=name), colors, name)
+
+
+def stored_mask(
+    file: File, values: str = "auto", *, name: str | None = None
+) -> np.ndarray:
+    """What a mask file holds before ids are looked up: [h, w] or [h, w, C], any type.
+
+    Args:
+      file, values, name: as in :func:`read_mask`; palettes are [h, w] indices, or with
+        ``values="colors"`` their colours.
+
+    Raises:
+      ValueError: the file is missing, unreadable, truncated or ``TooLarge``.
+    """
     if values not in ("auto", "ids", "colors"):
         raise ValueError(f"mask values are 'auto', 'ids' or 'colors', not {values!r}")
-    array = _load(file, name, indices=values != "colors")
+    return _load(file, _name(file, name), indices=values != "colors")
+
+
+def mask_ids(
+    array: np.ndarray, colors: Mapping[Color, int] | None, name: str
+) -> np.ndarray:
+    """uint8[h, w], the ids of what :func:`stored_mask` found; errors say ``name``."""
     if array.ndim == 3 and array.shape[2] in (1, 2):
         array = array[:, :, 0]
     if array.ndim == 2:
@@ -133,6 +161,12 @@ def read_mask(
 
 def image_size(file: File, *, name: str | None = None) -> tuple[int, int]:
     """Height and width of the upright image in pixels, from the file's header."""
+    size, turn = stored_size(file, name=name)
+    return size[::-1] if turn >= 5 else size
+
+
+def stored_size(file: File, *, name: str | None = None) -> tuple[tuple[int, int], int]:
+    """Height and width before the image is turned upright, and its EXIF orientation."""
     with _named_errors(_name(file, name)):
         if _is_tiff(file):
             with _tiff(file) as (series, (y, x, _)):
@@ -141,8 +175,8 @@ def image_size(file: File, *, name: str | None = None) -> tuple[int, int]:
         else:
             with Image.open(_stream(file)) as image:
                 (width, height), turn = image.size, _orientation(image)
-        _check_pixels(height, width)
-    return (width, height) if turn >= 5 else (height, width)
+        limits.check(height, width)
+    return (height, width), turn
 
 
 def _name(file: File, name: str | None) -> str:
@@ -163,10 +197,9 @@ def _named_errors(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(
-            f"{name}: more than {Image.MAX_IMAGE_PIXELS} pixels (Pillow's guard "
-            "against decompression bombs); cut the image into tiles"
-        ) from None
+        raise TooLarge(f"{name}: {limits.too_many_pixels()}") from None
+    except limits.Refused as error:
+        raise TooLarge(f"{name}: {error}") from None
     # Pillow and tifffile raise a dozen types for a damaged file (OSError, SyntaxError,
     # struct.error, zlib.error, IndexError ...), none of which names it.
     except Exception as error:
@@ -177,12 +210,6 @@ def _named_errors(name: str) -> Iterator[None]:
             f"{name}: unreadable or truncated ({reason}); restore the file or leave it "
             "out"
         ) from error
-
-
-def _check_pixels(height: int, width: int) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and height * width > limit:
-        raise Image.DecompressionBombError
 
 
 def _is_tiff(file: File) -> bool:
@@ -198,7 +225,7 @@ def _load(file: File, name: str, *, indices: bool) -> np.ndarray:
         if _is_tiff(file):
             return _load_tiff(file, indices)
         with Image.open(_stream(file)) as image:
-            _check_pixels(image.height, image.width)
+            limits.check(image.height, image.width, len(image.getbands()))
             turn = _orientation(image)
             array = _pixels(image, indices, file)
         return _turn(array, turn)
@@ -291,8 +318,14 @@ def _load_tiff(file: File, indices: bool) -> np.ndarray:
     import tifffile
 
     with _tiff(file) as (series, (y, x, band)):
-        _check_pixels(series.shape[y], series.shape[x])
+        bands = series.shape[band] if band >= 0 else 1
+        limits.check(series.shape[y], series.shape[x], bands, series.dtype.itemsize)
         turn, page = _tiff_orientation(series), series.keyframe
+        # By Pillow with and without imagecodecs, which would trust the header that
+        # each JPEG strip has of its own.
+        if page.compression in limits.JPEG:
+            return _compressed_tiff(file, page, indices)
+        limits.check_segments(series)
         try:
             array = series.asarray()
         except ValueError as error:
