@@ -60,6 +60,7 @@ def default() -> Config:
         ),
         channels=config_dict.placeholder(int),  # of every image; None: the first's
         mask_values="auto",  # of palette masks: auto | ids | colors
+        check="fast",  # of some examples before the first step: fast | off
         folder=_options(
             classes_file="classes.json",
             image_dir="images",
@@ -196,6 +197,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.name": ("shapes", "folder", "camvid", "class_folder", "digits", "tfds"),
     "data.fit": ("pad", "resize"),
     "data.mask_values": ("auto", "ids", "colors"),
+    "data.check": ("fast", "off"),
     "model.like": ("segjax", "smp", "torchvision", "timm", "transformers"),
     "model.norm": ("batch", "group", "layer", "none"),
     "model.dtype": ("float32", "bfloat16", "float64"),
@@ -230,6 +232,7 @@ USED_WHEN: dict[str, tuple[Chosen, str]] = {
     "data.root": _chosen("data.name", "folder", "camvid", "class_folder", "tfds"),
     "data.channels": _chosen("data.name", "folder", "class_folder", "digits", "tfds"),
     "data.mask_values": _chosen("data.name", "folder", "tfds"),
+    "data.check": _chosen("data.name", "folder", "camvid", "class_folder", "tfds"),
     "data.buffer_size": _chosen("data.fit", "pad"),
     "model.norm_group": _chosen("model.norm", "batch"),
     "model.inflate": (lambda c: c.model.pretrained is not None, "model.pretrained"),

@@ -15,6 +15,7 @@ HELP: dict[str, str] = {
     "export": "write a run's network or weights for other programs",
     "plan": "compile a run's steps for a TPU slice, without a TPU",
     "bench-input": "measure a config's input pipeline alone",
+    "doctor": "look for faults in a config's dataset; exit code 1 where there are",
     "models": "list encoders and decoders",
     "datasets": "list the sources of examples, and which are here",
     "losses": "list losses and their options",
@@ -59,6 +60,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "bench-input": (
         "segjax bench-input --config configs/resnet_unet.py --step-seconds 0.05",
+    ),
+    "doctor": (
+        "segjax doctor --config configs/resnet_unet.py",
+        "segjax doctor --config configs/resnet_unet.py --config.data.name=folder "
+        "--config.data.root=DIR --output faults.json",
     ),
     "models": ("segjax models", "segjax models 'resnet*'", "segjax models dpt"),
     "datasets": ("segjax datasets", "segjax datasets folder"),
@@ -288,6 +294,13 @@ def _add_import(added: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_doctor(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--config", required=True, metavar="FILE")
+    added.add_argument(
+        "--output", metavar="FILE.json", help="default: runs/doctor/<config>"
+    )
+
+
 def _add_listing(added: argparse.ArgumentParser) -> None:
     added.add_argument(
         "pattern",
@@ -309,6 +322,7 @@ FLAGS = {
     "export": _add_export,
     "plan": _add_plan,
     "bench-input": _add_bench_input,
+    "doctor": _add_doctor,
     "models": _add_listing,
     "datasets": _add_listing,
     "losses": _add_listing,

@@ -156,6 +156,17 @@ def _bench_input(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     report(result, Path(args.output or Path("runs", "bench_input", f"{name}.json")))
 
 
+def _doctor(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    # Nothing is put on a device: those of this machine stay free for others.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from segjax import config as configs
+    from segjax.doctor import doctor, report
+
+    name = Path(args.config).stem
+    result = doctor(configs.load(args.config, overrides), name)
+    return report(result, Path(args.output or Path("runs", "doctor", f"{name}.json")))
+
+
 def _listing(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from segjax import listing
 
@@ -177,6 +188,7 @@ RUN = {
     "export": _export,
     "plan": _plan,
     "bench-input": _bench_input,
+    "doctor": _doctor,
     "models": _listing,
     "datasets": _listing,
     "losses": _listing,
@@ -194,8 +206,8 @@ def _is_ours(error: BaseException) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 only when all that was asked happened.
 
-    2: a mistake of the user's, told in one line. 3: another process of the run is
-    gone. 130: interrupted.
+    1: ``doctor`` found errors. 2: a mistake of the user's, told in one line. 3: another
+    process of the run is gone. 130: interrupted.
     """
     launched = argv is None  # not called from a program of the user's
     argv = list(sys.argv[1:] if launched else argv)
@@ -233,7 +245,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     try:
         if overrides and args.command in flags.PLAIN:
             raise ValueError(f"segjax {args.command} takes no {overrides[0]}")
-        RUN[args.command](args, overrides)
+        code = RUN[args.command](args, overrides)
     except KeyboardInterrupt:
         print("segjax: interrupted", file=sys.stderr)
         return 130
@@ -244,7 +256,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
             raise
         print(f"segjax: {error}", file=sys.stderr)
         return 2
-    return 0
+    return code or 0
 
 
 def entry() -> None:

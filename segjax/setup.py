@@ -28,8 +28,8 @@ from segjax.preprocessing import Preprocessing, pair
 from segjax.tasks import TASKS, Task
 
 
-def open_split(config: Config, split: str) -> Source:
-    """The examples of a split of the config's dataset."""
+def data_options(config: Config) -> dict[str, Any]:
+    """What ``segjax.data.open_source`` takes beside name, split and root."""
     name, task = config.data.name, TASKS[config.task]
     options = config.data[name].to_dict() if name in config.data else {}
     if name == "shapes":
@@ -38,8 +38,13 @@ def open_split(config: Config, split: str) -> Source:
         options["channels"] = config.data.channels
     if name == "tfds" and task is not TASKS["segmentation"]:
         del options["classes"]  # of masks
-    options |= task.source_options(config)
-    return open_source(name, split, root=config.data.root, task=config.task, **options)
+    return options | task.source_options(config) | {"task": config.task}
+
+
+def open_split(config: Config, split: str) -> Source:
+    """The examples of a split of the config's dataset."""
+    options = data_options(config)
+    return open_source(config.data.name, split, root=config.data.root, **options)
 
 
 def num_steps(config: Config, num_examples: int) -> int:

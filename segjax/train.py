@@ -19,13 +19,17 @@ from segjax import cache, checkpoint, logs, setup, sharding
 from segjax import config as configs
 from segjax import step as steps
 from segjax.config import Config
+from segjax.doctor import check
 from segjax.evaluate import evaluate_split
 from segjax.preprocessing import preprocessing
 from segjax.tasks import Task
 from segjax.warm import warm_start
 
 # What a resumed run may change: nothing here touches the steps already made.
-RESUMABLE = ("data.root", "steps", "epochs", "eval.", "checkpoint.", "logs.", "mesh.")
+RESUMABLE = (
+    *("data.root", "data.check", "steps", "epochs"),
+    *("eval.", "checkpoint.", "logs.", "mesh."),
+)
 
 
 def check_resumable(config: Config, workdir: Path) -> None:
@@ -129,6 +133,7 @@ class Run:
         resumed = (self.workdir / "config.json").is_file()
         if resumed:
             check_resumable(config, self.workdir)
+        warnings = [] if resumed else self.check_data()
         if self.main_process:
             self.workdir.mkdir(parents=True, exist_ok=True)
             setup.save_description(self.workdir, parts)
@@ -137,6 +142,8 @@ class Run:
             total_steps=self.total,
             tensorboard=config.logs.tensorboard,
         )
+        for line in warnings:
+            self.logs.warn(line)
         self.tx, self.schedule = setup.make_tx(config, self.total)
         abstract = parts.abstract_state(self.tx)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -157,6 +164,12 @@ class Run:
         self.meter = logs.Meter()
         self.window = Window(self.parts.task)
         self.waiting = None
+
+    def check_data(self) -> list[str]:
+        """Look at some examples; an error stops the run before it leaves a trace."""
+        data = self.config.data
+        sources = {data.train_split: self.train_source}
+        return check(self.config, sources | {data.eval_split: self.eval_source})
 
     def fresh_state(self) -> steps.TrainState:
         """Initialised on the mesh, nothing whole on one device; warm where asked."""

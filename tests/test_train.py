@@ -101,6 +101,8 @@ def stop_after(patch, step: int):
 
 def test_a_stopped_run_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
     workdir = tmp_path / "stopped"
+    checks = []
+    monkeypatch.setattr(train, "check", lambda *_: checks.append(1) or [])
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         with pytest.raises(KeyboardInterrupt):
@@ -109,6 +111,7 @@ def test_a_stopped_run_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
     result = train.train(small(), workdir)
     assert lines_of(workdir) == lines_of(finished[0])
     assert result["iou_per_class"] == finished[1]["iou_per_class"]
+    assert len(checks) == 1, "the data is looked at before step 0, not on a resume"
     # Once more when all is done: the same result, and no line twice.
     again = train.train(small(), workdir)
     assert again["iou_per_class"] == result["iou_per_class"]

@@ -13,7 +13,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from segjax.batch import LabelSpec
-from segjax.data.pairs import Pair, Pairs
+from segjax.data.pairs import Pair, Pairs, Tell, refuse
 
 SPEC = LabelSpec(
     names=(
@@ -59,16 +59,17 @@ class CamVid(Pairs):
     """
 
     def __init__(self, root: str | Path | None, split: str):
-        folder = _folder(root)
-        super().__init__(_read_list(folder, split), SPEC, channels=3)
+        folder = find_folder(root)
+        super().__init__(find_pairs(folder, split), SPEC, channels=3)
 
 
 def splits(root: str | Path | None = None) -> tuple[str, ...]:
     """The splits whose list files exist, in alphabetical order."""
-    return tuple(sorted(path.stem for path in _folder(root).glob("*.txt")))
+    return tuple(sorted(path.stem for path in find_folder(root).glob("*.txt")))
 
 
-def _folder(root: str | Path | None) -> Path:
+def find_folder(root: str | Path | None) -> Path:
+    """The folder with the list files; None is the one under ``$SEGJAX_DATA``."""
     if root is None:
         data = os.environ.get("SEGJAX_DATA")
         if not data:
@@ -83,29 +84,40 @@ def _folder(root: str | Path | None) -> Path:
     return folder
 
 
-def _read_list(folder: Path, split: str) -> list[Pair]:
+def find_pairs(folder: Path, split: str, tell: Tell = refuse) -> list[Pair]:
+    """The pairs that a list file names; ``tell`` is told of what is wrong with them."""
     path = folder / f"{split}.txt"
     if not path.is_file():
         known = ", ".join(splits(folder)) or "none"
         raise ValueError(f"camvid: no split {split!r}: {path} is missing; have {known}")
-    pairs, missing = [], []
+    pairs, missing = [], {"image-missing": [], "mask-missing": []}
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if not line.strip():
             continue
         parts = line.split()
         if len(parts) != 2:
-            raise ValueError(
-                f"{path}:{number}: a line is 'image mask', found {line.strip()!r}"
-            )
+            text = f"a line is 'image mask', found {line.strip()!r}"
+            tell("list-malformed", [f"{path}:{number}"], f"{path}:{number}: {text}")
+            continue
         image, mask = (folder.joinpath(*PurePosixPath(p).parts[-2:]) for p in parts)
-        missing += [str(p) for p in (image, mask) if not p.is_file()]
-        pairs.append(Pair(image.stem, image, mask))
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise ValueError(
-            f"{path}: lists {', '.join(missing[:3])}{more}, which "
-            f"{'do' if len(missing) > 1 else 'does'} not exist; complete the data set"
-        )
+        for code, file in zip(missing, (image, mask), strict=True):
+            missing[code] += [] if file.is_file() else [file]
+        if image.is_file() and mask.is_file():
+            pairs.append(Pair(image.stem, image, mask))
+    _tell_missing(path, missing, tell)
     if not pairs:
-        raise ValueError(f"camvid: split {split!r} is empty: {path} lists no images")
+        text = f"camvid: split {split!r} is empty: {path} lists no images"
+        tell("split-empty", [path], text)
     return pairs
+
+
+def _tell_missing(path: Path, missing: dict[str, list[Path]], tell: Tell) -> None:
+    files = [file for some in missing.values() for file in some]
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    text = (
+        f"{path}: lists {', '.join(map(str, files[:3]))}{more}, which "
+        f"{'do' if len(files) > 1 else 'does'} not exist; complete the data set"
+    )
+    for code, some in missing.items():
+        if some:
+            tell(code, some, text)

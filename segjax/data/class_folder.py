@@ -17,6 +17,7 @@ import numpy as np
 from segjax.batch import ClassSpec, Example
 from segjax.data import files
 from segjax.data.folder import STANDARD, Layout, split_of
+from segjax.data.pairs import Stored
 
 ORDER = {name: place for place, name in enumerate(STANDARD)}
 
@@ -91,6 +92,11 @@ class ClassFolder:
         image = files.read_image(self._paths[index], self.channels)
         label = np.asarray(self._labels[index], np.int32)
         return {"image": image, "label": label, "id": self._ids[index]}
+
+    def stored(self, index: int) -> Stored:
+        """The file and the class of the example of that index."""
+        path, label = self._paths[index], self._labels[index]
+        return Stored(self._ids[index], path, str(path), label=label)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width, from the file's header."""

@@ -295,6 +295,8 @@ def _tiff(file: File) -> Iterator[tuple[Any, tuple[int, int, int]]]:
 def _tiff_axes(shape: tuple[int, ...], names: str) -> tuple[int, int, int]:
     """Which axes of a TIFF are rows, columns and bands (-1: none)."""
     axes = [i for i, size in enumerate(shape) if size > 1 or names[i] in "YX"]
+    if 0 in shape:
+        raise ValueError(f"axes {names} of shape {shape} hold no pixels")
     if len(axes) == 2:
         return axes[0], axes[1], -1
     if len(axes) != 3:
@@ -332,6 +334,8 @@ def _load_tiff(file: File, indices: bool) -> np.ndarray:
             if "imagecodecs" not in str(error):
                 raise
             return _compressed_tiff(file, page, indices)
+        if array.shape != series.shape:
+            raise ValueError(f"{array.shape} values where {series.shape} should be")
         order = (y, x) if band < 0 else (y, x, band)
         rest = tuple(i for i in range(array.ndim) if i not in order)
         array = array.transpose(*rest, *order)[(0,) * len(rest)]

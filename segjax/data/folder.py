@@ -26,7 +26,7 @@ import numpy as np
 from segjax.batch import IGNORE
 from segjax.data.classes import read_classes
 from segjax.data.files import EXTENSIONS, read_mask
-from segjax.data.pairs import Pair, Pairs
+from segjax.data.pairs import Pair, Pairs, Tell, refuse
 
 STANDARD = ("train", "val", "test")
 _COMMON_SUFFIXES = ("_mask", "_label", "_labels", "_gt", "_seg", "_annotation", "_L")
@@ -103,7 +103,7 @@ class Folder(Pairs):
             test_fraction,
             seed,
         )
-        folder = _root(root)
+        folder = find_root(root)
         spec, colors = read_classes(folder / classes_file)
         pairs = find_pairs(folder, split, layout)
         super().__init__(
@@ -132,38 +132,48 @@ def splits(root: str | Path | None, **options) -> tuple[str, ...]:
     """The splits of the folder, train, val and test first; options as in ``Folder``."""
     fields = Layout.__dataclass_fields__
     layout = Layout(**{k: v for k, v in options.items() if k in fields})
-    return _names(_find(_root(root), layout))
+    return _names(find_splits(find_root(root), layout))
 
 
-def find_pairs(root: Path, split: str, layout: Layout) -> list[Pair]:
-    """The pairs of one split, in the order of the list file or of their names."""
-    found = _find(root, layout)
+def find_pairs(
+    root: Path, split: str, layout: Layout, tell: Tell = refuse
+) -> list[Pair]:
+    """The pairs of one split, in the order of the list file or of their names.
+
+    ``tell`` is told of files that cannot be paired; where it returns they are left out.
+    """
+    found = find_splits(root, layout)
     if split not in found:
         raise ValueError(
             f"{root}: no split {split!r}; it has {', '.join(_names(found))}"
         )
     place = found[split]
     if place is not None and place.suffix == ".txt":
-        pairs, where = _listed(root, place, layout), str(place)
+        pairs, where = _listed(root, place, layout, tell), str(place)
     elif place is None:
         images, masks = root / layout.image_dir, root / layout.mask_dir
-        pairs, where = _paired(images, masks, layout), str(images)
+        pairs, where = _paired(images, masks, layout, tell), str(images)
         everything = len(pairs)
         pairs = [pair for pair in pairs if split_of(pair.id, layout) == split]
         if everything and not pairs:
-            raise ValueError(
+            tell(
+                "split-empty",
+                [images],
                 f"{root}: split {split!r} is empty: by their names none of the "
                 f"{everything} images falls into it; raise {split}_fraction or change "
-                "the seed"
+                "the seed",
             )
+            return []
     else:
         images = place
         masks = _mask_folder(root, place, layout)
-        pairs, where = _paired(images, masks, layout), str(images)
+        pairs, where = _paired(images, masks, layout, tell), str(images)
     if not pairs:
-        raise ValueError(
+        tell(
+            "split-empty",
+            [where],
             f"{root}: split {split!r} is empty: no images in {where} (looked for "
-            f"{', '.join(EXTENSIONS)})"
+            f"{', '.join(EXTENSIONS)})",
         )
     return pairs
 
@@ -177,7 +187,8 @@ def split_of(name: str, layout: Layout) -> str:
     return "val" if place < layout.test_fraction + layout.val_fraction else "train"
 
 
-def _root(root: str | Path | None) -> Path:
+def find_root(root: str | Path | None) -> Path:
+    """The folder of that name, or an error that says so."""
     if root is None:
         raise ValueError("folder: set data.root to the folder with your images")
     if not Path(root).is_dir():
@@ -185,7 +196,7 @@ def _root(root: str | Path | None) -> Path:
     return Path(root)
 
 
-def _find(root: Path, layout: Layout) -> dict[str, Path | None]:
+def find_splits(root: Path, layout: Layout) -> dict[str, Path | None]:
     """Split -> its list file, its image folder, or None for a hashed share."""
     lists = sorted(path for path in root.glob("*.txt") if _is_list(root, path, layout))
     if lists:
@@ -219,7 +230,9 @@ def _mask_folder(root: Path, images: Path, layout: Layout) -> Path:
     return root / layout.mask_dir / images.name
 
 
-def _index(folder: Path, suffix: str, without: str = "") -> dict[str, Path]:
+def _index(
+    folder: Path, suffix: str, without: str = "", tell: Tell = refuse
+) -> dict[str, Path]:
     """Name (path below the folder, no ending, no suffix) -> file, sorted by name."""
     found: dict[str, Path] = {}
     # followlinks: data sets are often put together of links to other disks.
@@ -235,26 +248,29 @@ def _index(folder: Path, suffix: str, without: str = "") -> dict[str, Path]:
             stem = stem[: len(stem) - len(suffix)]
             key = path.with_name(stem).relative_to(folder).as_posix() if stem else ""
             if key in found:
-                raise ValueError(
+                tell(
+                    "name-duplicate",
+                    [found[key], path],
                     f"{folder}: {found[key].name} and {name} are both {key!r}; remove "
-                    "one of them"
+                    "one of them",
                 )
+                continue
             found[key] = path
     return dict(sorted(found.items()))
 
 
-def _indices(images: Path, masks: Path, layout: Layout):
+def _indices(images: Path, masks: Path, layout: Layout, tell: Tell):
     # In one common folder a file with the masks' suffix is not an image.
     without = layout.mask_suffix if images == masks else ""
     return (
-        _index(images, layout.image_suffix, without),
-        _index(masks, layout.mask_suffix),
+        _index(images, layout.image_suffix, without, tell),
+        _index(masks, layout.mask_suffix, tell=tell),
     )
 
 
-def _paired(images: Path, masks: Path, layout: Layout) -> list[Pair]:
+def _paired(images: Path, masks: Path, layout: Layout, tell: Tell) -> list[Pair]:
     """All images of a folder with their masks; both have to be complete."""
-    image, mask = _indices(images, masks, layout)
+    image, mask = _indices(images, masks, layout, tell)
     problems = []
     bare = [name for name in image if name not in mask]
     if bare:
@@ -271,8 +287,12 @@ def _paired(images: Path, masks: Path, layout: Layout) -> list[Pair]:
         advice = "names must agree up to the ending: add or remove files"
         if suffixes:
             advice = f"set mask_suffix={layout.mask_suffix + suffixes[0]!r}"
-        raise ValueError(f"{'; '.join(problems)}; {advice}")
-    return [Pair(name, image[name], mask[name]) for name in image]
+        text = f"{'; '.join(problems)}; {advice}"
+        if bare:
+            tell("mask-missing", [image[name] for name in bare], text)
+        if alone:
+            tell("image-missing", [mask[name] for name in alone], text)
+    return [Pair(name, image[name], mask[name]) for name in image if name in mask]
 
 
 def _some(names: Sequence[str], what: str) -> str:
@@ -293,7 +313,9 @@ def _is_list(root: Path, path: Path, layout: Layout) -> bool:
     lines = _lines(path)[:1]
     if not lines:
         return False
-    images = _by_name(_index(root / layout.image_dir, layout.image_suffix))
+    folder = root / layout.image_dir
+    # Names that occur twice are refused where the pairs are looked for.
+    images = _by_name(_index(folder, layout.image_suffix, tell=lambda *_: None))
     words = (lines[0][1], lines[0][1].split()[0])
     return any((root / w).is_file() or _key(w, layout) in images for w in words)
 
@@ -313,34 +335,41 @@ def _by_name(index: dict[str, Path]) -> dict[str, Path]:
     return {name: paths[0] for name, paths in bare.items() if len(paths) == 1} | index
 
 
-def _listed(root: Path, path: Path, layout: Layout) -> list[Pair]:
+def _listed(root: Path, path: Path, layout: Layout, tell: Tell) -> list[Pair]:
     """The pairs that a list file names, in its order."""
-    image, mask = _indices(root / layout.image_dir, root / layout.mask_dir, layout)
+    folders = root / layout.image_dir, root / layout.mask_dir
+    image, mask = _indices(*folders, layout, tell)
     image, mask = _by_name(image), _by_name(mask)
     pairs: dict[str, Pair] = {}
+    lacking: dict[str, list[str]] = {"image-missing": [], "mask-missing": []}
     problems = []
     for number, line in _lines(path):
-        name = _key(line, layout)
+        where, name = f"{path}:{number}", _key(line, layout)
         if name in image:
             pair = (image[name], mask.get(name))
         else:
             words = [root / word.lstrip("/") for word in line.split()]
             if len(words) > 2:
-                raise ValueError(
-                    f"{path}:{number}: a line is a name or 'image mask', not {line!r}"
-                )
+                text = f"{where}: a line is a name or 'image mask', not {line!r}"
+                tell("list-malformed", [where], text)
+                continue
             pair = (*(w if w.is_file() else None for w in words), None)[:2]
             name = _key(line.split()[0], layout)
         if pair[0] is None or pair[1] is None:
+            code = "image-missing" if pair[0] is None else "mask-missing"
             lack = "no such image" if pair[0] is None else "no mask"
+            lacking[code].append(where)
             problems.append(f"line {number} {line!r}: {lack}")
         elif name in pairs:
-            raise ValueError(f"{path}:{number}: {name!r} is listed twice")
+            tell("listed-twice", [where], f"{where}: {name!r} is listed twice")
         else:
             pairs[name] = Pair(name, pair[0], pair[1])
-    if problems:
-        raise ValueError(
-            f"{path}: {_some(problems, 'line')} without its files; complete "
-            f"{layout.image_dir}/ and {layout.mask_dir}/ or correct the list"
-        )
+    for code, lines in lacking.items():
+        if lines:
+            tell(
+                code,
+                lines,
+                f"{path}: {_some(problems, 'line')} without its files; complete "
+                f"{layout.image_dir}/ and {layout.mask_dir}/ or correct the list",
+            )
     return list(pairs.values())

@@ -24,6 +24,7 @@ from segjax.batch import ClassSpec, Example, LabelSpec
 from segjax.data import files
 from segjax.data.catalog import KNOWN, Known
 from segjax.data.classes import parse_classes, read_classes
+from segjax.data.pairs import Meaning, Stored
 
 _LABEL_KEYS = ("segmentation_mask", "segmentation_label", "annotation", "mask", "label")
 _IMAGE_KEYS = ("image", "image_left")
@@ -166,6 +167,19 @@ class Tfds(_Split):
         label = self.spec.apply(mask, name)
         return {"image": image, "label": label, "id": self._id(index)}
 
+    @property
+    def meaning(self) -> Meaning:
+        """How the masks are read."""
+        return Meaning(self.spec, self._colors, self._mask_values, self._red)
+
+    def stored(self, index: int) -> Stored:
+        """The encoded image and mask of the example of that index."""
+        record = self._record(index)
+        keys = (self._image_key, self._label_key)
+        image, mask = (record[key] for key in keys)
+        names = [self._where(index, key) for key in keys]
+        return Stored(self._id(index), image, names[0], mask, names[1])
+
 
 class TfdsClasses(_Split):
     """One split of a prepared dataset whose images have one class each.
@@ -214,6 +228,13 @@ class TfdsClasses(_Split):
             "label": np.asarray(label, np.int32),
             "id": self._id(index),
         }
+
+    def stored(self, index: int) -> Stored:
+        """The encoded image and the class of the example of that index."""
+        record = self._record(index)
+        name = self._where(index, self._image_key)
+        label = int(record[self._label_key])
+        return Stored(self._id(index), record[self._image_key], name, label=label)
 
 
 def splits(

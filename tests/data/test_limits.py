@@ -127,3 +127,16 @@ def test_the_limit_in_bytes_can_be_set(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "MAX_BYTES", 8 * 8 * 3 - 1)
     with pytest.raises(files.TooLarge, match=r"a\.png: 8 x 8 x 3 values"):
         files.read_image(tmp_path / "a.png")
+
+
+def test_a_tiff_without_pixels(tmp_path):
+    """Its width's tag is damaged: tifffile returns an array without columns."""
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.ones((40, 48), np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    place = content.index(struct.pack("<HHI", 256, 4, 1))
+    content[place] = 9
+    path.write_bytes(content)
+    for read in (files.read_mask, files.read_image, files.image_size):
+        with pytest.raises(ValueError, match=r"a\.tif: unreadable .* hold no pixels"):
+            read(path)
