@@ -189,6 +189,43 @@ def test_all_of_camvid_is_clean():
     assert codes_of(result, "error", "warning") == set(), result["findings"]
 
 
+def test_a_folder_without_splits_tells_once(tmp_path):
+    (tmp_path / "classes.json").write_text(json.dumps(corpus.NAMES))
+    for i in range(12):
+        corpus.save(tmp_path / "images" / f"{i}.png", corpus.image_of(i))
+        corpus.save(tmp_path / "masks" / f"{i}.png", corpus.mask_of(i))
+    (tmp_path / "masks" / "5.png").unlink()
+    result = doctor(corpus.config_of(tmp_path), "flat")
+    (found,) = [f for f in result["findings"] if f["severity"] != "note"]
+    assert (found["code"], found["split"]) == ("mask-missing", "")
+    assert found["where"] == [str(tmp_path / "images" / "5.png")]
+    assert sum(split["examples"] for split in result["splits"].values()) == 11
+
+
+def test_camvids_lists(tmp_path):
+    for split in ("train", "val"):
+        lines = []
+        for i in range(3):
+            seed = i + 10 * (split == "val")
+            for folder, array in (
+                (split, corpus.image_of(seed)),
+                (f"{split}annot", corpus.mask_of(seed)),
+            ):
+                corpus.save(tmp_path / folder / f"{seed}.png", array)
+            lines.append(f"/x/{split}/{seed}.png /x/{split}annot/{seed}.png")
+        (tmp_path / f"{split}.txt").write_text("\n".join([*lines, lines[0]]))
+    (tmp_path / "trainannot" / "2.png").unlink()
+    with (tmp_path / "val.txt").open("a") as stream:
+        stream.write("\none_word\n")
+    config = corpus.config_of(tmp_path, name="camvid")
+    said = {f["code"]: f for f in doctor(config, "c")["findings"]}
+    errors = {code for code, f in said.items() if f["severity"] == "error"}
+    assert errors == {"mask-missing", "list-malformed", "listed-twice"}
+    assert said["mask-missing"]["where"] == [str(tmp_path / "trainannot" / "2.png")]
+    assert said["list-malformed"]["where"] == [str(tmp_path / "val.txt") + ":5"]
+    assert said["class-absent-train"]["count"] == 7  # of 11, by four ids in the masks
+
+
 def test_a_warning_of_the_fast_form_is_a_line(tmp_path):
     root = corpus.clean(tmp_path / "data")
     corpus.save(corpus.image(root), np.full((40, 48, 3), 7, np.uint8))
