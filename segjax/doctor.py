@@ -158,7 +158,7 @@ def class_table(result: dict[str, Any]) -> Any:
     table = Table(title=f"{result['config']}: {result['data']['name']}")
     table.add_column("class")
     for split in splits:
-        table.add_column(Text(f"{split} pixels"), justify="right")
+        table.add_column(Text(f"{split} share"), justify="right")
         table.add_column("images", justify="right")
     for name in weights:
         table.add_column(name.replace("_", " "), justify="right")
@@ -172,8 +172,8 @@ def class_table(result: dict[str, Any]) -> Any:
         cells += [f"{some[place]:g}" for some in weights.values()]
         table.add_row(Text(row[0]["name"]), *cells)  # [a] in a name is no markup
     notes = (
-        f"{split}: {some['examples']} examples, {100 * some['ignored_share']:.2f} % of "
-        "the pixels ignored"
+        f"{split}: {some['examples']} examples, {100 * some['ignored_share']:.2f} % "
+        "ignored"
         for split, some in splits.items()
     )
     table.caption = Text("; ".join(notes))

@@ -15,6 +15,7 @@ from PIL import Image
 
 from segjax.batch import IGNORE
 from segjax.data.catalog import ADE20K, KNOWN
+from segjax.data.files import read_image
 from segjax.data.tfds import Tfds, TfdsClasses, splits
 
 tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
@@ -382,6 +383,9 @@ def test_classes_of_images(tmp_path):
         np.testing.assert_array_equal(example["image"], array("image", k))
         assert int(example["label"]) == k % 3 and example["label"].dtype == np.int32
         assert source.size(index) == (6 + k, 8)
+        stored = source.stored(index)
+        assert stored.label == k % 3 and stored.mask is None
+        np.testing.assert_array_equal(read_image(stored.image), array("image", k))
     part = TfdsClasses(tmp_path, "validation[:1]", label_key="coarse", channels=3)
     assert part.spec.names == ("0", "1") and len(part) == 1
     for options, message in (

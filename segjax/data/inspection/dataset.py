@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from segjax.batch import IGNORE, ClassSpec, LabelSpec
+from segjax.batch import IGNORE, ClassSpec
 from segjax.data.inspection.codes import Fault
 from segjax.data.inspection.example import Facts
 from segjax.data.inspection.similar import near_pairs
@@ -195,9 +195,8 @@ class Classes:
 
     def __init__(self, facts: Iterable[Facts], meaning: Meaning):
         count, table = meaning.spec.num_classes, meaning.table
-        labelled = table >= 0
-        if isinstance(meaning.spec, LabelSpec):
-            labelled &= table != IGNORE
+        self.of_images = isinstance(meaning.spec, ClassSpec)
+        labelled = (table >= 0) & (self.of_images | (table != IGNORE))
         self.names = meaning.spec.names
         self.pixels = np.zeros(count, np.int64)
         self.images = np.zeros(count, np.int64)
@@ -229,7 +228,8 @@ class Classes:
         """Weights for ``loss.class_weights``; a class without a pixel gets 1.
 
         ``median_frequency``: Eigen and Fergus 2015, *Predicting depth, surface normals
-        and semantic labels* (a class's frequency is that in the images which have it).
+        and semantic labels* (a class's frequency is that in the images which have it);
+        of masks alone.
         ``inverse``: labelled pixels / (classes that occur * pixels of the class).
         """
         some = self.pixels > 0
@@ -239,10 +239,10 @@ class Classes:
         median, inverse = np.ones(len(some)), np.ones(len(some))
         median[some] = np.median(frequency) / frequency
         inverse[some] = self.pixels.sum() / (some.sum() * self.pixels[some])
-        return {
-            "median_frequency": [float(f"{w:.4g}") for w in median],
-            "inverse": [float(f"{w:.4g}") for w in inverse],
-        }
+        found = {"inverse": [float(f"{w:.4g}") for w in inverse]}
+        if self.of_images:
+            return found
+        return {"median_frequency": [float(f"{w:.4g}") for w in median], **found}
 
     def to_dict(self) -> dict:
         """Plain JSON values."""

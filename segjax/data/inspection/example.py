@@ -121,6 +121,11 @@ def _image(facts: Facts, stored: Stored) -> tuple[Header | None, np.ndarray | No
     if header.mode == "CMYK":
         facts.add("image-cmyk", name)
     _look_at_image(facts, image)
+    height, width = image.shape[:2]
+    if min(height, width) < TINY:
+        facts.add("size-tiny", name, f"{name} is {height} x {width}")
+    elif max(height, width) > LONG * min(height, width):
+        facts.add("aspect-extreme", name, f"{name} is {height} x {width}")
     alpha = header.mode in ("RGBA", "LA", "PA") and image.shape[2] in (2, 4)
     facts.opaque = alpha and bool((image[:, :, -1] == image[0, 0, -1]).all())
     return header, image
@@ -141,10 +146,6 @@ def _look_at_image(facts: Facts, image: np.ndarray) -> None:
         facts.add("image-dark", name, f"{name}: the largest value is {high} of 65535")
     elif image.dtype.kind == "f" and max(abs(low), abs(high)) > _FAR:
         facts.add("image-range", name, f"{name}: values from {low:g} to {high:g}")
-    if min(height, width) < TINY:
-        facts.add("size-tiny", name, f"{name} is {height} x {width}")
-    elif max(height, width) > LONG * min(height, width):
-        facts.add("aspect-extreme", name, f"{name} is {height} x {width}")
     facts.image_digest = digest(image)
     facts.thumb = None if facts.constant else thumbnail(image)
 
