@@ -77,7 +77,7 @@ def test_overrides_reach_the_config_with_their_types():
             r"'maen' is not one of repeat, mean, zero; did you mean mean\?",
         ),
         (["data.check=none", "data.name=camvid"], r"'none' is not one of fast, off"),
-        (["data.check=off"], r"check='off' is not used.*folder or camvid or tfds"),
+        (["data.check=off"], r"check='off' is not used.*folder or camvid or cla"),
         (["augment.scale=(2.0,1.0)"], r"augment\.scale=.* 0 < low <= high"),
         (["task=clasification"], r"not one of .*did you mean classification\?"),
         (["augment.crop_area=(0.1,1.0)"], r"crop_area.* needs task = classification"),
