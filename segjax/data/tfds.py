@@ -344,7 +344,7 @@ def _class_label(dataset: Any, key: str) -> tuple[str, tuple[str, ...]]:
     if key not in known:
         raise ValueError(
             f"tfds: {dataset.info.full_name} has no class label {key!r}; its class "
-            f"labels are {', '.join(known) or 'none'}: set label_key to one"
+            f"labels are {', '.join(sorted(known)) or 'none'}: set label_key to one"
         )
     return key, tuple(features[key].names)
 
