@@ -33,8 +33,7 @@ class ClassFolder:
 
     Raises:
       ValueError: nothing to read, an unknown or empty split, a class that train has
-        not, a class without images; reading an example, what
-        :func:`segjax.data.files.read_image` does.
+        not; reading an example, what :func:`segjax.data.files.read_image` does.
     """
 
     def __init__(
@@ -66,30 +65,30 @@ class ClassFolder:
                 f"{place}: no class of {first} is called {' or '.join(strange[:3])}; "
                 "rename the folder, or move it away"
             )
-        self._paths: list[Path] = []
+        self._place = place
+        self._ids: list[str] = []  # not a million Path objects
         self._labels: list[int] = []
         for label, name in enumerate(names):
-            found = _images(place / name)
+            found = _images(place, name)
             if not named:
-                found = [p for p in found if split_of(_id(p, place), layout) == split]
-            self._paths += found
+                found = [i for i in found if split_of(i, layout) == split]
+            self._ids += found
             self._labels += [label] * len(found)
-        self._ids = tuple(_id(path, place) for path in self._paths)
-        if not self._paths:
+        if not self._ids:
             raise ValueError(
                 f"{place}: split {split!r} is empty: no images (looked for "
                 f"{', '.join(files.EXTENSIONS)})"
             )
         if channels is None:
-            channels = files.read_image(self._paths[0]).shape[2]
+            channels = files.read_image(place / self._ids[0]).shape[2]
         self.channels = channels
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._ids)
 
     def __getitem__(self, index: int) -> Example:
         """The example of that index; ValueErrors name the file."""
-        image = files.read_image(self._paths[index], self.channels)
+        image = files.read_image(self._place / self._ids[index], self.channels)
         label = np.asarray(self._labels[index], np.int32)
         return {"image": image, "label": label, "id": self._ids[index]}
 
@@ -100,7 +99,7 @@ class ClassFolder:
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width, from the file's header."""
-        return files.image_size(self._paths[index])
+        return files.image_size(self._place / self._ids[index])
 
     def ids(self) -> Sequence[str]:
         """Paths below the split's folder."""
@@ -139,18 +138,17 @@ def _named_splits(folder: Path) -> list[str]:
     return names if any(name in STANDARD for name in names) else []
 
 
-def _images(place: Path) -> list[Path]:
-    """The image files below a folder, sorted."""
+def _images(place: Path, name: str) -> list[str]:
+    """The image files of a class, as paths below ``place``, sorted."""
     found = []
     # followlinks: data sets are often put together of links to other disks.
-    for parent, folders, names in os.walk(place, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            ending = os.path.splitext(name)[1].lower()
-            if ending in files.EXTENSIONS and not name.startswith("."):
-                found.append(Path(parent, name))
+    for parent, folders, names in os.walk(place / name, followlinks=True):
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]
+        below = Path(parent).relative_to(place).as_posix()
+        found += [
+            f"{below}/{file}"
+            for file in names
+            if os.path.splitext(file)[1].lower() in files.EXTENSIONS
+            and not file.startswith(".")
+        ]
     return sorted(found)
-
-
-def _id(path: Path, place: Path) -> str:
-    return path.relative_to(place).as_posix()
