@@ -96,7 +96,7 @@ def default() -> Config:
         blur_sigma=(0.1, 2.0),  # px
         cutmix=0.0,  # probability that a box of another example is pasted in
         # Classification: a crop by its share of the image's area, uniform in this
-        # range (None: the whole), with width / height log-uniform in the other one,
+        # range (None: image_size px of it), with width / height log-uniform in this,
         crop_area=_any((0.25, 1.0)),
         crop_aspect=(0.75, 1.3333),
         # or of an image whose shorter side becomes uniform in (low, high), px.
