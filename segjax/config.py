@@ -43,6 +43,7 @@ def default() -> Config:
         name="shapes",
         root=config_dict.placeholder(str),  # folder of the data; None: the source's own
         train_split="train",
+        subset=config_dict.placeholder(int),  # so many of it, evenly spaced; None: all
         eval_split="val",
         image_size=_any((64, 64)),  # px, what the network trains on: int or (H, W)
         fit="resize",  # to the buffer: resize (stretch) | pad (original pixels)
@@ -107,6 +108,8 @@ def default() -> Config:
         encoder="resnet18",
         decoder="unet",
         like="segjax",  # whose rules: segjax | smp | torchvision | timm | transformers
+        # Of segnet_basic's decoder: unpool (None) | unpool_add | deconvolution.
+        upsampling=config_dict.placeholder(str),
         output_stride=config_dict.placeholder(int),  # 8 | 16 | 32; None: published
         norm="batch",  # batch | group | layer | none
         norm_group=_any("all"),  # devices that share batch statistics: all | device | k
@@ -203,13 +206,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("float32", "bfloat16", "float64"),
     "model.inflate": ("repeat", "mean", "zero"),
     "eval.mode": ("whole", "slide"),
+    "model.upsampling": ("unpool", "unpool_add", "deconvolution"),
     "optim.name": ("sgd", "adamw", "lamb", "lars"),
     "optim.schedule": ("constant", "poly", "cosine", "one_cycle", "multistep"),
 }
 
 POSITIVE = (
-    "steps epochs data.batch_size data.threads eval.every eval.batch_size eval.bucket "
-    "checkpoint.every checkpoint.keep logs.every optim.accumulate"
+    "steps epochs data.batch_size data.subset data.threads eval.every eval.batch_size "
+    "eval.bucket checkpoint.every checkpoint.keep logs.every optim.accumulate"
 ).split()
 
 Chosen = Callable[[Config], bool]
@@ -234,6 +238,7 @@ USED_WHEN: dict[str, tuple[Chosen, str]] = {
     "data.mask_values": _chosen("data.name", "folder", "tfds"),
     "data.check": _chosen("data.name", "folder", "camvid", "class_folder", "tfds"),
     "data.buffer_size": _chosen("data.fit", "pad"),
+    "model.upsampling": _chosen("model.decoder", "segnet_basic"),
     "model.norm_group": _chosen("model.norm", "batch"),
     "model.inflate": (lambda c: c.model.pretrained is not None, "model.pretrained"),
     "loss.auxiliary": (lambda c: c.model.auxiliary, "model.auxiliary = True"),

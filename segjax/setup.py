@@ -44,6 +44,8 @@ def data_options(config: Config) -> dict[str, Any]:
 def open_split(config: Config, split: str) -> Source:
     """The examples of a split of the config's dataset."""
     options = data_options(config)
+    if split == config.data.train_split:
+        options["subset"] = config.data.subset
     return open_source(config.data.name, split, root=config.data.root, **options)
 
 
@@ -116,8 +118,9 @@ def make_model(
     ``spatial``: over how many devices image rows are split.
     """
     options = {}
-    if config.model.output_stride is not None:
-        options["output_stride"] = config.model.output_stride
+    for name in ("output_stride", "upsampling"):
+        if config.model[name] is not None:
+            options[name] = config.model[name]
     return TASKS[config.task].build(
         config,
         num_classes,

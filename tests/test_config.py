@@ -54,6 +54,7 @@ def test_overrides_reach_the_config_with_their_types():
         (["optim.momentum=0.5"], r"optim\.momentum=0\.5 is not used.*sgd or lars"),
         (["data.root=/x"], r"data\.root='/x' is not used.*folder or camvid or .*tfds"),
         (["data.folder.mask_dir=y"], r"data\.folder\.mask_dir.*data\.name = folder"),
+        (["model.upsampling=unpool"], r"upsampling='unpool' is not .*segnet_basic"),
         (["loss.focal_gamma=1.0"], r"loss\.focal_gamma=1\.0 is not used.*focal"),
         (["data.batch_size=0"], r"data\.batch_size=0 must be positive"),
         (["optim.accumulate=3"], r"accumulate=3 does not divide .*batch_size=16"),
@@ -191,3 +192,13 @@ def test_a_stored_config_with_an_unknown_key_is_refused():
 def test_differences_name_both_values():
     ours, theirs = configs.load(QUICK), configs.load(QUICK, ["--config.optim.lr=.5"])
     assert configs.differences(ours, theirs) == {"optim.lr": (ours.optim.lr, 0.5)}
+
+
+def test_the_upsampling_reaches_the_decoder():
+    flags = ["model.encoder=segnet_basic", "model.decoder=segnet_basic"]
+    flags += ["model.upsampling=deconvolution"]
+    config = configs.load(QUICK, [f"--config.{flag}" for flag in flags])
+    model = setup.make_model(config, 2, 3, "cpu")
+    assert model.decoder.upsampling == "deconvolution"
+    config.model.upsampling = None
+    assert setup.make_model(config, 2, 3, "cpu").decoder.upsampling == "unpool"

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from segjax.batch import Source
+from segjax.data.subset import Subset
 
 SOURCES: dict[str, dict[str, str]] = {
     "segmentation": {
@@ -39,9 +40,10 @@ def open_source(
     *,
     root: str | None = None,
     task: str = "segmentation",
+    subset: int | None = None,
     **options: Any,
 ) -> Source:
-    """Open one split of a dataset.
+    """Open one split of a dataset, or ``subset`` evenly spaced examples of it.
 
     ``options`` are the source's own (see the classes that :data:`SOURCES` names).
 
@@ -58,8 +60,10 @@ def open_source(
     source = getattr(module, known[name])
     if name in _EMBEDDED:
         _without_root(name, root)
-        return source(split, **options)
-    return source(root, split, **options)
+        opened = source(split, **options)
+    else:
+        opened = source(root, split, **options)
+    return opened if subset is None else Subset(opened, subset)
 
 
 def splits(name: str, *, root: str | None = None, **options: Any) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from segjax.models import build, build_classifier, names
+from segjax.models.decoders import segnet_basic
 from segjax.models.decoders.fcn import bilinear
 from segjax.models.encoders.googlenet import STAGES
+from segjax.models.layers import Features
 
 KEY = jax.random.key(0, impl="rbg")  # compiles faster
 POOLING = ["segnet_basic", *(n for n in names()["encoders"] if n.startswith("vgg"))]
@@ -154,3 +156,67 @@ def test_googlenets_auxiliary_logits_exist_in_training_only():
     segmenter = shapes(build("googlenet", "fcn32s", 3))
     assert "auxiliary" not in segmenter
     assert "aux1" not in segmenter["params"]["encoder"]
+
+
+WIDTH, SIZE = 4, (16, 24)
+
+
+def segnet_basic_on(maps, upsampling: str):
+    """The decoder, and its variables where every norm gives 0."""
+    decoder = segnet_basic(upsampling=upsampling)
+    init = jax.jit(lambda x: decoder.init(KEY, Features(x), SIZE, train=False))
+    variables = init(maps)
+    quiet = jax.tree_util.tree_map_with_path(
+        lambda path, x: x * 0 if "bn" in path[-2].key else x, variables["params"]
+    )
+    return decoder, {**variables, "params": quiet}
+
+
+def test_encoder_addition_adds_the_encoders_maps():
+    """SegNet-Basic-EncoderAddition: with norms of 0 the finest map is all there is."""
+    maps = tuple(
+        jax.random.normal(jax.random.fold_in(KEY, i), (1, 16 >> i, 24 >> i, WIDTH))
+        for i in range(5)
+    )
+    for upsampling, wanted in (("unpool", 0 * maps[0]), ("unpool_add", maps[0])):
+        decoder, variables = segnet_basic_on(maps, upsampling)
+        apply = jax.jit(
+            lambda v, x, d=decoder: d.apply(v, Features(x), SIZE, train=False)
+        )
+        found = apply(variables, maps)
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_learned_upsampling_starts_as_bilinear_interpolation():
+    """A ramp stays one: 2x bilinear puts pixel j at (j + 0.5) / 2 - 0.5, four times."""
+    maps = tuple(jnp.zeros((1, 96 >> i, 128 >> i, WIDTH)) for i in range(4))
+    x = jnp.arange(8.0)[None, None, :, None] * jnp.ones((1, 6, 1, WIDTH))
+    decoder = segnet_basic(upsampling="deconvolution")
+    found, variables = jax.jit(
+        lambda *maps: decoder.init_with_output(
+            KEY, Features(maps), (96, 128), train=False
+        )
+    )(*maps, x)
+    assert count(variables["params"]) == 4 * 64 * WIDTH * WIDTH
+    wanted = (np.arange(128) + 0.5) / 16 - 0.5
+    inside = slice(40, 88)  # beyond the reach of the border's zeros
+    np.testing.assert_allclose(found[0, 48, inside, 0], wanted[inside], atol=1e-5)
+
+
+def test_the_variants_of_segnet_basic_have_the_papers_parameters():
+    """Table 1: 1.425, 1.425, 1.625 and 0.625 million, norms or biases apart."""
+    basic = ("segnet_basic", "segnet_basic", 11)
+    for model, millions in (
+        (build(*basic, upsampling="unpool"), 1.425),
+        (build(*basic, upsampling="unpool_add"), 1.425),
+        (build(*basic, upsampling="deconvolution"), 1.625),
+        (build("segnet_basic", "fcn32s", 11), 0.625),
+    ):
+        found = count(shapes(model)["params"]) / 1e6
+        assert found == pytest.approx(millions, rel=0.025)
+
+
+def test_an_unknown_upsampling_is_told():
+    model = build("segnet_basic", "segnet_basic", 2, upsampling="pool")
+    with pytest.raises(ValueError, match="'pool' is not one of unpool, unpool_add, "):
+        shapes(model)
