@@ -327,15 +327,18 @@ def test_git_state(tmp_path):
     package.mkdir()
     (package / "a.py").write_text("1\n")
     assert git_state(package) is None
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "record.json").write_text("1\n")
+    records = ("docs/record.json", "experiments/results/a/runs.jsonl")
+    for record in records:
+        (tmp_path / record).parent.mkdir(parents=True)
+        (tmp_path / record).write_text("1\n")
     git("init", "-q")
     assert git_state(package) is None  # within a checkout, but not part of it
     git("add", ".")
     git("commit", "-q", "-m", "x")
     commit = git("rev-parse", "HEAD").stdout.strip()
     assert git_state(package) == {"commit": commit, "dirty": False}
-    (tmp_path / "docs" / "record.json").write_text("2\n")
+    for record in records:
+        (tmp_path / record).write_text("2\n")
     assert git_state(package) == {"commit": commit, "dirty": False}
     (package / "a.py").write_text("2\n")
     assert git_state(package) == {"commit": commit, "dirty": True}

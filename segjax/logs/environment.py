@@ -47,7 +47,10 @@ def _versions() -> dict[str, str | None]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of ``folder``'s repo, and whether tracked files outside docs/ differ."""
+    """Commit of ``folder``'s repo, and whether its tracked files differ.
+
+    Records in docs/ and the results of studies do not count.
+    """
 
     def git(*arguments: str) -> str | None:
         try:
@@ -69,7 +72,8 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     if commit is None:
         return None
     # Records are written while a benchmark goes on: they do not change what it runs.
-    paths = (":(top)", ":(top,exclude)docs")
+    records = ("docs", "experiments/results", "experiments/README.md")
+    paths = (":(top)", *(f":(top,exclude){path}" for path in records))
     dirty = bool(git("status", "--porcelain", "-uno", "--", *paths))
     return {"commit": commit, "dirty": dirty}
 

@@ -1,0 +1,245 @@
+"""What a study's runs say: table.md, verdict.md, figures and a row of the index."""
+
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import table
+from experiments import scores, statistics
+from experiments.analysis import Analysis, Pair, analyse
+from experiments.store import Store
+from experiments.study import Study
+
+INDEX = Path(__file__).parent / "README.md"
+HEADER = "| question | file | verdict | commit |\n| --- | --- | --- | --- |\n"
+
+
+def points(value: float, sign: bool = False) -> str:
+    """0.0312 -> '3.1' or '+3.1': points of 100."""
+    return f"{100 * value:{'+' if sign else ''}.1f}"
+
+
+def probability(p: float) -> str:
+    """As a paper prints it."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def sentence(pair: Pair, metric: str) -> str:
+    """The verdict on a comparison, in plain words."""
+    found = pair.found
+    numbers = (
+        f"{points(found.effect, True)} points of {metric}, 95 % interval "
+        f"{points(found.low, True)} to {points(found.high, True)}, "
+        f"{probability(pair.adjusted)}"
+    )
+    if pair.sure:
+        better, worse = pair.first, pair.second
+        if found.effect < 0:
+            better, worse = worse, better
+        return f"**{better} is better than {worse}**: {pair.first} has {numbers}."
+    return (
+        f"**Cannot tell {pair.first} from {pair.second}**: {numbers}. A true "
+        f"difference of {points(found.detectable)} points would have been found in "
+        f"{100 * statistics.POWER:.0f} % of such studies."
+    )
+
+
+def verdict(analysis: Analysis) -> str:
+    """verdict.md."""
+    study = analysis.study
+    total, done = len(study.runs), len(analysis.runs)
+    lines = [f"# {study.question}", "", f"Expected beforehand: {study.hypothesis}", ""]
+    if done < total:
+        lines += [f"**Not finished: {done} of {total} runs.**", ""]
+    lines += [
+        f"- {sentence(pair, scores.title(study.primary))}" for pair in analysis.pairs
+    ]
+    if analysis.pairs:
+        lines += [
+            "",
+            f"{len(study.seeds)} seeds, the same for all; t tests on differences per "
+            "seed with images and seeds as sources of chance, p after Holm for "
+            f"{len(analysis.pairs)} comparisons ([how](../../../docs/statistics.md)). "
+            "All numbers: [table.md](table.md).",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _scores(analysis: Analysis) -> str:
+    rows = []
+    for name, variant in analysis.variants.items():
+        spread = variant.spread
+        changed = analysis.study.variants[name]
+        rows.append(
+            (
+                f"`{name}`",
+                "<br>".join(f"`{k}={v}`" for k, v in changed.items()) or "the base",
+                points(spread.mean if spread else variant.values[0]),
+                f"{points(spread.sd)}" if spread else "",
+                f"{points(spread.low)} to {points(spread.high)}" if spread else "",
+                " ".join(points(value) for value in variant.values),
+                f"{variant.cost['parameters'] / 1e6:.2f}",
+                f"{variant.cost['macs'] / 1e9:.2f}",
+                f"{variant.cost['seconds']:.0f}",
+            )
+        )
+    header = ("variant", "changes", "mean", "SD", "95 %", "seeds")
+    return table((*header, "M parameters", "GMACs", "s a run"), rows)
+
+
+def _comparisons(analysis: Analysis) -> str:
+    rows = []
+    for pair in analysis.pairs:
+        found, (low, high) = pair.found, pair.bootstrap
+        rows.append(
+            (
+                f"{pair.first} - {pair.second}",
+                points(found.effect, True),
+                f"{points(found.low, True)} to {points(found.high, True)}",
+                f"{found.p:.2g}",
+                f"{pair.adjusted:.2g}",
+                points(found.detectable),
+                f"{points(found.seed_sd)} : {points(found.image_sd)}",
+                f"{found.df:.1f}",
+                f"{points(low, True)} to {points(high, True)}",
+            )
+        )
+    header = ("difference", "effect", "95 %", "p", "p (Holm)", "detectable")
+    return table((*header, "SD by seeds : by images", "df", "bootstrap"), rows)
+
+
+def _classes(analysis: Analysis) -> str:
+    names = list(next(iter(analysis.variants.values())).per_class)
+    return table(
+        ("IoU", *(name.replace("_", " ") for name in names)),
+        [
+            (
+                f"`{v}`",
+                *("-" if x is None else points(x) for x in row.per_class.values()),
+            )
+            for v, row in analysis.variants.items()
+        ],
+    )
+
+
+def results(analysis: Analysis) -> str:
+    """table.md."""
+    study = analysis.study
+    parts = [f"# {study.question}", _origin(analysis)]
+    if analysis.variants:
+        parts += [
+            f"{scores.title(study.primary)} in points, of the last state of each run:",
+            _scores(analysis),
+        ]
+    if analysis.pairs:
+        parts += [
+            "Differences in points. *detectable*: what such a study would find in 80 % "
+            "of cases. *bootstrap*: percentiles over images and seeds; with so few "
+            "seeds they are too narrow ([statistics](../../../docs/statistics.md)).",
+            _comparisons(analysis),
+        ]
+    if analysis.variants:
+        parts += ["Mean over seeds per class:", _classes(analysis)]
+    return "\n\n".join(parts) + "\n"
+
+
+def commits(runs: Mapping[Any, Mapping[str, Any]]) -> str:
+    """The commits that runs were made at, in their order; + where files were changed.
+
+    Each finished run may be committed by itself, so of many only the ends are told.
+    """
+    found: dict[str, None] = {}
+    for line in runs.values():
+        git = line["environment"]["git"] or {}
+        found[str(git.get("commit"))[:7] + "+" * bool(git.get("dirty"))] = None
+    listed = [f"`{commit}`" for commit in found]
+    if len(listed) <= 3:
+        return ", ".join(listed)
+    return f"{listed[0]} to {listed[-1]} ({len(listed)} commits)"
+
+
+def _origin(analysis: Analysis) -> str:
+    command = f"`python -m experiments.run experiments/{analysis.study.name}.py`"
+    if not analysis.runs:
+        return f"By {command}: no run yet."
+    environments = [line["environment"] for line in analysis.runs.values()]
+    places = {
+        f"{e['platform']['threads']} threads of {e['platform']['processor']}, jaxlib "
+        f"{e['platform']['jaxlib']}"
+        for e in environments
+    }
+    other = sorted({text for line in analysis.runs.values() for text in line["lock"]})
+    hours = sum(line["seconds"] for line in analysis.runs.values()) / 3600
+    days = sorted(
+        {
+            datetime.datetime.fromisoformat(line["finished"]).date().isoformat()
+            for line in analysis.runs.values()
+        }
+    )
+    versions = (
+        f"versions other than requirements.lock's: {'; '.join(other)}"
+        if other
+        else "versions as in requirements.lock"
+    )
+    return (
+        f"By {command} at {commits(analysis.runs)} on {' and '.join(sorted(places))}; "
+        f"{versions}; "
+        f"{len(analysis.runs)} of {len(analysis.study.runs)} runs, {hours:.1f} hours, "
+        f"{' to '.join(days[:: max(len(days) - 1, 1)])}."
+    )
+
+
+def short(analysis: Analysis) -> str:
+    """The verdict in the index."""
+    total, done = len(analysis.study.runs), len(analysis.runs)
+    told = [
+        f"{pair.first} - {pair.second}: {points(pair.found.effect, True)} "
+        f"[{points(pair.found.low, True)}, {points(pair.found.high, True)}]"
+        + ("" if pair.sure else ", cannot tell")
+        for pair in analysis.pairs
+    ]
+    if done < total:
+        told.insert(0, f"{done} of {total} runs" if done else "not run yet")
+    return "; ".join(told)
+
+
+def index(rows: Sequence[tuple[Study, str, str]], text: str) -> str:
+    """The text of experiments/README.md with these rows written anew.
+
+    Raises:
+      ValueError: it has no table.
+    """
+    if HEADER not in text:
+        raise ValueError(
+            f"{INDEX} has no table; it begins with {HEADER.splitlines()[0]}"
+        )
+    head, tail = text.split(HEADER)
+    lines = [line for line in tail.splitlines() if line.startswith("|")]
+    after = tail.removeprefix("".join(f"{line}\n" for line in lines))
+    kept = {re.findall(r"\]\((\w+)\.py\)", line)[0]: line for line in lines}
+    for study, told, made_at in rows:
+        link = f"[{study.name}]({study.name}.py)"
+        if made_at:
+            told = f"[{told}](results/{study.name}/verdict.md)"
+        kept[study.name] = f"| {study.question} | {link} | {told} | {made_at} |"
+    return head + HEADER + "".join(f"{kept[n]}\n" for n in sorted(kept)) + after
+
+
+def write(study: Study, store: Store, readme: Path | None = None) -> Analysis:
+    """All files about a study, from the runs that there are; the index where it is.
+
+    Results elsewhere than in experiments/results do not touch the index.
+    """
+    analysis, readme = analyse(study, store), readme or INDEX
+    if analysis.runs:
+        from experiments import figures
+
+        (store.folder / "table.md").write_text(results(analysis))
+        (store.folder / "verdict.md").write_text(verdict(analysis))
+        figures.draw(analysis, store.folder)
+    if store.folder.parent == readme.parent / "results":
+        row = (study, short(analysis), commits(analysis.runs))
+        readme.write_text(index([row], readme.read_text()))
+    return analysis

@@ -1,0 +1,117 @@
+"""Searches: what they draw, what they keep, and one through the real command."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from experiments import sweep
+from segjax import config as configs
+
+CONFIG = "configs/resnet_unet.py"
+
+
+def test_a_space_is_lists_and_ranges():
+    space = sweep.parse(
+        ["optim.lr=log:1e-4:1e-1", "data.image_size=(64, 64),(96, 128)", "seed=1,2"]
+    )
+    assert space["optim.lr"] == sweep.Range("log", 1e-4, 1e-1)
+    assert space["data.image_size"] == ("(64, 64)", "(96, 128)")
+    assert space["seed"] == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("optim.lrr=1", r"no config key; did you mean optim\.lr"),
+        ("optim.lr", "write KEY=A,B"),
+        ("optim.lr=log:0:1", "two numbers above 0 in this order"),
+        ("optim.lr=uniform:2:1", "write uniform:LOW:HIGH"),
+        ("optim.lr=log:1", "write log:LOW:HIGH"),
+    ],
+)
+def test_a_wrong_space_is_told(text, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.parse([text])
+
+
+def test_a_grid_has_every_combination():
+    found = sweep.grid({"seed": ("0", "1"), "model.decoder": ("unet", "fpn", "pan")})
+    assert len(found) == 6 and {"seed": "1", "model.decoder": "fpn"} in found
+    with pytest.raises(ValueError, match="a grid takes values with commas"):
+        sweep.grid({"optim.lr": sweep.Range("log", 1, 2)})
+
+
+def test_draws_lie_in_their_range_and_more_begin_with_the_same():
+    space = sweep.parse(
+        ["optim.lr=log:1e-4:1e-1", "data.batch_size=int:1:3", "augment.flip=0.0,0.5"]
+    )
+    found = sweep.draw(space, 300, seed=1)
+    assert found[:5] == sweep.draw(space, 5, seed=1) != sweep.draw(space, 5, seed=2)
+    rates = [float(trial["optim.lr"]) for trial in found]
+    assert 1e-4 <= min(rates) and max(rates) <= 1e-1
+    # Uniform of the logarithm: as many below the middle of the exponents as above.
+    below = sum(math.log10(rate) < -2.5 for rate in rates)
+    assert 120 < below < 180
+    assert {trial["data.batch_size"] for trial in found} == {"1", "2", "3"}
+    for trial in found[:5]:
+        configs.load(CONFIG, [f"--config.{k}={v}" for k, v in trial.items()])
+
+
+@pytest.mark.parametrize(
+    "trials, steps, eta, least, wanted",
+    [
+        (9, 90, 3, 1, [(9, 10), (3, 30), (1, 90)]),
+        (9, 90, 3, 30, [(9, 30), (3, 90)]),
+        (8, 80, 2, 1, [(8, 10), (4, 20), (2, 40), (1, 80)]),
+        (2, 90, 3, 1, [(2, 90)]),
+    ],
+)
+def test_rungs_by_hand(trials, steps, eta, least, wanted):
+    assert sweep.rungs(trials, steps, eta, least) == wanted
+
+
+def test_halving_keeps_the_best(tmp_path, monkeypatch):
+    trained = []
+
+    def score(self, trial, name, steps=None):
+        trained.append((name, steps))
+        return float(trial["optim.lr"])
+
+    monkeypatch.setattr(sweep.Sweep, "score", score)
+    values = [0.2, 0.9, 0.1, 0.5, 0.3, 0.8, 0.4, 0.7, 0.6]
+    trials = {f"t{i}": {"optim.lr": str(v)} for i, v in enumerate(values)}
+    made = sweep.Sweep(tmp_path / "c.py", (), tmp_path)
+    rows = sweep.halve(made, trials, 90, 3, 1)
+    assert [name for name, steps, _ in rows if steps == 30] == ["t1", "t5", "t7"]
+    assert rows[-1] == ("t1", 90, 0.9) and len(trained) == 9 + 3 + 1
+    first = sweep.text("miou", trials, rows).splitlines()[2]
+    assert first == "| t1 | 90 | 0.9 | 0.9000 |"
+
+
+def test_the_command_trains_once_and_tells_failures(tmp_path, capsys, monkeypatch):
+    trained = []
+
+    def process(module, arguments, log, held):
+        assert module == "segjax.main" and arguments[:2] == ["train", "--config"]
+        flags = [a for a in arguments if a.startswith("--config.")]
+        config = configs.load(arguments[2], flags)
+        trained.append(config.optim.lr)
+        if config.optim.lr > 1:
+            raise ValueError("the loss is nan")
+        workdir = Path(arguments[-1])
+        workdir.mkdir(exist_ok=True)
+        (workdir / "config.json").write_text(configs.to_json(config))
+        (workdir / "result.json").write_text(json.dumps({"miou": config.optim.lr}))
+
+    monkeypatch.setattr(sweep, "process", process)
+    argv = [CONFIG, "--config.steps=2", "--method", "grid", "--workdir", str(tmp_path)]
+    argv += ["--set", "optim.lr=0.125,0.5,9.0"]
+    assert sweep.main(argv) == 1 and trained == [0.125, 0.5, 9.0]
+    assert "trial-002: FAILED the loss is nan" in capsys.readouterr().out
+    assert sweep.main(argv) == 1 and trained[3:] == [9.0]
+    lines = (tmp_path / "sweep.md").read_text().splitlines()
+    assert lines[2] == "| trial-001 | 2 | 0.5 | 0.5000 |"
+    assert sweep.main([*argv, "--config.epochs=2", "--method", "halving"]) == 2
+    assert "both set" in capsys.readouterr().err
