@@ -20,6 +20,7 @@ HELP: dict[str, str] = {
     "datasets": "list the sources of examples, and which are here",
     "losses": "list losses and their options",
     "completion": "a script that completes commands, flags and knobs in a shell",
+    "diff": "how two runs differ: config, data, code, versions; exit code as diff's",
 }
 """Command -> what it does, in one line."""
 
@@ -73,6 +74,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "segjax completion bash > ~/.segjax.bash && source ~/.segjax.bash",
         "segjax completion zsh > ~/.segjax.zsh && source ~/.segjax.zsh",
     ),
+    "diff": (
+        "segjax diff runs/a runs/b",
+        "segjax diff experiments/results/decoders:unet-0 "
+        "experiments/results/decoders:fcn8s-0",
+    ),
 }
 """Command -> examples; ``segjax --help`` shows the first of each."""
 
@@ -80,7 +86,7 @@ KNOBS = "Every knob of segjax/config.py can be set by --config.KEY=VALUE."
 PROCESSES = ("train", "evaluate", "predict")
 """Commands that several processes run together."""
 
-PLAIN = ("models", "datasets", "losses", "completion")
+PLAIN = ("models", "datasets", "losses", "completion", "diff")
 """Commands without a config: an override is a mistake."""
 
 
@@ -255,6 +261,12 @@ def _add_bench_input(added: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_diff(added: argparse.ArgumentParser) -> None:
+    run = "a workdir, or FOLDER:VARIANT-SEED of a study's results"
+    added.add_argument("first", metavar="A", help=run)
+    added.add_argument("second", metavar="B", help=run)
+
+
 def _add_import(added: argparse.ArgumentParser) -> None:
     file = ".safetensors, .pth or .pt"
     added.add_argument("--weights", required=True, metavar="FILE", help=file)
@@ -327,4 +339,5 @@ FLAGS = {
     "datasets": _add_listing,
     "losses": _add_listing,
     "completion": _add_completion,
+    "diff": _add_diff,
 }

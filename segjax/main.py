@@ -180,6 +180,12 @@ def _completion(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(completion(flags.parser(), args.shell), end="")
 
 
+def _diff(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from segjax.diff import diff
+
+    return 0 if diff(args.first, args.second) else 1
+
+
 RUN = {
     "train": _train,
     "evaluate": _evaluate,
@@ -193,6 +199,7 @@ RUN = {
     "datasets": _listing,
     "losses": _listing,
     "completion": _completion,
+    "diff": _diff,
 }
 
 
@@ -206,8 +213,8 @@ def _is_ours(error: BaseException) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 only when all that was asked happened.
 
-    1: ``doctor`` found errors. 2: a mistake of the user's, told in one line. 3: another
-    process of the run is gone. 130: interrupted.
+    1: ``doctor`` found errors, ``diff`` differences. 2: a mistake of the user's, in
+    one line. 3: another process of the run is gone. 130: interrupted.
     """
     launched = argv is None  # not called from a program of the user's
     argv = list(sys.argv[1:] if launched else argv)

@@ -1,6 +1,5 @@
 """Statistics against loops, textbooks, and simulated studies with a known truth."""
 
-
 import numpy as np
 import pytest
 from scipy import stats
