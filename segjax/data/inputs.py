@@ -19,6 +19,12 @@ import numpy as np
 from segjax.batch import Source
 from segjax.data import files, video
 
+IMAGES = (
+    *files.EXTENSIONS,
+    *(".jfif", ".gif", ".avif", ".jp2", ".ppm", ".pgm", ".tga"),
+)
+"""What is read in a folder; a file that is named itself may be called anything."""
+
 _MAGIC = frozenset("*?[")
 _DOTS = (".", "..")
 
@@ -73,14 +79,14 @@ def find(
                 found.setdefault(path, root)
                 continue
             inside = list(_walk(path, os.path.realpath(output)))
-            images = [p for p in inside if p.lower().endswith(files.EXTENSIONS)]
+            images = [p for p in inside if p.lower().endswith(IMAGES)]
             videos = sum(video.is_video(Path(p)) for p in inside)
             passed += videos
             if not images and text != "-":
                 more = f"; name its {videos} videos themselves" if videos else ""
                 raise ValueError(
                     f"--input {text}: no image in this folder (looked for "
-                    f"{', '.join(sorted(files.EXTENSIONS))}){more}"
+                    f"{', '.join(IMAGES)}){more}"
                 )
             for image in images:
                 found.setdefault(image, path)

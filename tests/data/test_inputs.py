@@ -17,7 +17,13 @@ def tree(tmp_path, monkeypatch):
     """Files (empty: finding does not read) below the current folder."""
     for name in (
         *("photos/b.jpg", "photos/a.PNG", "photos/deep/er/c.tif", "photos/notes.txt"),
-        *("photos/.hidden.png", "photos/.git/x.png", "photos/clip.mp4", "other/b.jpg"),
+        *(
+            "photos/.hidden.png",
+            "photos/.git/x.png",
+            "photos/clip.mp4",
+            "other/b.jpg",
+            "gifs/a.gif",
+        ),
         *("scan.gif", "none/readme.md"),
     ):
         path = tmp_path / name
@@ -65,6 +71,7 @@ def test_files_patterns_and_lists(tree):
         ("photos/deep/er/c.tif", "photos/deep/er/c"),
         ("gone.png", "gone"),  # reading it will say that it is not there
     ]
+    assert found("gifs")[0] == [("gifs/a.gif", "a")]
     # Named twice, read once.
     assert len(found("photos/b.jpg", "photos", "photos/*.jpg", "./photos")[0]) == 3
 
