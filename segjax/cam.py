@@ -43,7 +43,7 @@ def has_maps(model: Classifier) -> bool:
     return not isinstance(model.head, ClassTokenHead)
 
 
-def _apply(module, name: str, variables: Variables, *args, **options):
+def _apply(module, name: str, variables: Variables, *args, **options) -> Any:
     """A part of the classifier with its part of the variables."""
     own = {kind: tree[name] for kind, tree in variables.items() if name in tree}
     return module.apply(own, *args, **options)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from segjax import (
     setup,
     views,
 )
-from segjax.batch import IGNORE, LabelSpec
+from segjax.batch import IGNORE, ClassSpec, LabelSpec
 from segjax.data import files, inputs, video
 from segjax.data.inputs import Entry
 from segjax.outputs import raise_failed, save, write_json
@@ -236,6 +236,22 @@ def _find(source: Sequence[str], output: Path) -> list[inputs.Item]:
     return items
 
 
+def _open(
+    parts: setup.Parts, split: str | None, items: Sequence[inputs.Item], every: int
+) -> tuple[Iterable[Entry], Sequence[Callable[[], tuple[int, int]]], int]:
+    """Entries, how to ask for images' sizes, and the number of images as far as known.
+
+    A video's size is not asked for: all its frames have one.
+    """
+    if split:
+        source = setup.open_split(parts.config, split)
+        sizes = [partial(source.size, i) for i in range(len(source))]
+        return inputs.split_entries(source, ENDINGS), sizes, len(source)
+    sizes = [partial(files.image_size, i.path) for i in items if not i.is_video]
+    total = sum(video.count_frames(item.path, every) for item in items)
+    return inputs.file_entries(items, parts.pre.channels, every), sizes, total
+
+
 def _padding(
     parts: setup.Parts,
     sizes: Iterable[Callable[[], tuple[int, int]]],
@@ -255,11 +271,11 @@ def _padding(
             return None
 
     with ThreadPoolExecutor(threads) as pool:
-        sizes = {*pool.map(ask, sizes)} - {None}
-    multiple = padding(sizes, bucket, programs)
+        known = {size for size in pool.map(ask, sizes) if size is not None}
+    multiple = padding(known, bucket, programs)
     if multiple > bucket:
         console.print(
-            f"{len(sizes)} image sizes are padded to multiples of {multiple} px, so "
+            f"{len(known)} image sizes are padded to multiples of {multiple} px, so "
             f"that {programs} programs are compiled at most (--programs)"
         )
     return multiple
@@ -311,24 +327,19 @@ def predict(
         "split": split,
         "environment": logs.environment(),
     }
-    if split:
-        examples = setup.open_split(parts.config, split)
-        entries, total = inputs.split_entries(examples, ENDINGS), len(examples)
-        sizes = [partial(examples.size, i) for i in range(total)]
-    else:
-        entries = inputs.file_entries(items, parts.pre.channels, options.every)
-        total = sum(video.count_frames(i.path, options.every) for i in items)
-        sizes = [partial(files.image_size, i.path) for i in items if not i.is_video]
+    entries, sizes, total = _open(parts, split, items, options.every)
     output.mkdir(parents=True, exist_ok=True)
     if classifies:
         network = localize.Localizer(parts, variables)
-        writer = localize.HeatWriter(partial(save, output), parts.spec, pictures)
+        spec = cast(ClassSpec, parts.spec)
+        writer = localize.HeatWriter(partial(save, output), spec, pictures)
         results = localize.Classes(console)
     else:
         multiple = _padding(parts, sizes, options.programs, threads, console)
         network = Labeller(views.views_of(parts), variables, multiple)
-        writer = Writer(output, parts.spec, options, pictures)
-        results = Detections(parts.spec)
+        spec = cast(LabelSpec, parts.spec)
+        writer = Writer(output, spec, options, pictures)
+        results = Detections(spec)
         about |= writer.about | {"padded_to": multiple}
     start = time.perf_counter()
     try:
