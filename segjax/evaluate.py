@@ -1,19 +1,23 @@
 """``segjax evaluate``: a whole split at the labels' own resolution."""
 
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from segjax import cache, logs, setup, sharding
+from segjax import cache, card, logs, setup, sharding, views
 from segjax.batch import Source
 from segjax.classify import evaluate_images
 from segjax.data import evaluation
-from segjax.metrics import Confusion
+from segjax.metrics import Confusion, Tally, calibration_rows
+from segjax.tasks import Segmentation
+from segjax.views import Size
 
 
 def _fetch(predictions: jax.Array) -> np.ndarray:
@@ -101,42 +105,230 @@ def evaluate_split(
     return summary, shown
 
 
-def evaluate(
-    workdir: Path,
-    overrides: Sequence[str],
-    *,
-    split: str | None = None,
-    checkpoint: str = "best",
-) -> dict[str, Any]:
-    """Evaluate a run's checkpoint; writes ``eval_<split>.json`` into the workdir."""
-    from rich.console import Console
-    from rich.progress import Progress
+class _Scored(NamedTuple):
+    """A batch on its way to the host.
 
-    cache.keep_compiled()
-    parts = setup.load_parts(workdir, list(overrides))
-    split = str(split or parts.config.data.eval_split)
+    ``rows`` are (row, example) pairs of this process's share, ``labels`` uint8
+    [B, Hl, Wl] of all rows that it has, ``out`` the devices' ``prediction`` and
+    ``calibration``.
+    """
+
+    rows: list[tuple[int, int]]
+    labels: np.ndarray
+    out: dict[str, Any]
+
+
+def _whole(
+    parts: setup.Parts, variables: Any, source: Source, sizes: Sequence[Size]
+) -> Iterator[_Scored]:
+    """Batches of images seen whole, once: exactly what training evaluates."""
+    config, process = parts.config, jax.process_index()
+    batch_size = views.recipe_of(config).batch_size
+    schedule = evaluation.eval_schedule(
+        sizes,
+        batch_size=batch_size,
+        bucket=config.eval.bucket,
+        buffer=parts.pre.image_size if parts.pre.fit == "resize" else None,
+        fit=parts.pre.fit,
+    )
+    eval_step = Segmentation.eval_step(
+        *(parts.model, parts.loss, parts.mesh, parts.spec, parts.pre, parts.dtype),
+        calibrate=True,
+    )
+    for group, batch in evaluation.eval_batches(
+        source,
+        schedule,
+        batch_size=batch_size,
+        process_index=process,
+        process_count=jax.process_count(),
+        threads=config.data.threads,
+    ):
+        out = eval_step(variables, sharding.to_devices(batch, parts.mesh))
+        labels = batch["label"]
+        mine = group.indices[process * len(labels) :][: len(labels)]
+        yield _Scored(list(enumerate(mine)), labels, out)
+
+
+def _viewed(
+    parts: setup.Parts, variables: Any, source: Source, sizes: Sequence[Size]
+) -> Iterator[_Scored]:
+    """Batches of images seen as ``config.eval`` says: windows, scales, flips.
+
+    Every process reads all images, and takes its share of what the devices give.
+    """
+    seen = views.views_of(parts)
+    recipe = seen.recipe
+    batch_size = 1 if recipe.mode == "slide" else recipe.batch_size
+    schedule = evaluation.eval_schedule(
+        sizes, batch_size=batch_size, bucket=recipe.bucket, buffer=None, fit="pad"
+    )
+
+    def count(probabilities, label):
+        return {
+            "prediction": jnp.argmax(probabilities, -1).astype(jnp.uint8),
+            "calibration": calibration_rows(probabilities, label),
+        }
+
+    counted = jax.jit(count, out_shardings=sharding.replicated(parts.mesh))
+    for group, batch in evaluation.eval_batches(
+        source, schedule, batch_size=batch_size, threads=parts.config.data.threads
+    ):
+        pairs = zip(batch["image"], batch["size"].tolist(), strict=True)
+        images = [image[:h, :w] for image, (h, w) in pairs]
+        found = seen.on_devices(variables, images, group.label_shape)
+        rows = list(enumerate(group.indices))[
+            jax.process_index() :: jax.process_count()
+        ]
+        yield _Scored(rows, batch["label"], counted(found, batch["label"]))
+
+
+def _own_rows(array: jax.Array) -> np.ndarray:
+    """The rows of an array over devices that are this process's, or all of them."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return jax.device_get(array)
+    shards = {
+        shard.index[0].start or 0: shard.data for shard in array.addressable_shards
+    }
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+
+def _summed(tally: Tally) -> None:
+    """Add up the sums of all processes, in place."""
+    if jax.process_count() == 1:
+        return
+    for key, value in tally.sums.items():
+        # As bytes: JAX would make 32 bits of 64.
+        own = np.frombuffer(value.tobytes(), np.uint8)
+        every = np.asarray(multihost_utils.process_allgather(own))
+        arrays = [np.frombuffer(row.tobytes(), value.dtype) for row in every]
+        tally.sums[key] = np.sum(arrays, axis=0).reshape(value.shape)
+
+
+def score_split(
+    parts: setup.Parts,
+    variables: Any,
+    source: Source,
+    *,
+    sizes: Sequence[Size],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Tally:
+    """Count every metric of a split, each example once, as ``config.eval`` says.
+
+    ``variables`` are what ``model.apply`` takes, on the mesh; ``sizes`` the (height,
+    width) of each example; ``progress`` is called with (examples done, in all).
+    """
+    tally, done = Tally(parts.spec.num_classes, len(source)), 0
+
+    def collect(scored: _Scored) -> None:
+        nonlocal done
+        predictions = _own_rows(scored.out["prediction"])
+        for row, index in scored.rows:
+            height, width = sizes[index]
+            truth = scored.labels[row, :height, :width]
+            tally.add_image(index, truth, predictions[row, :height, :width])
+        if jax.process_index() == 0:  # all have the same
+            tally.add_calibration(jax.device_get(scored.out["calibration"]))
+        done += len(scored.rows)
+        progress(done, len(source))
+
+    recipe = views.recipe_of(parts.config)
+    sharding.check_batch_size("config.eval.batch_size", recipe.batch_size, parts.mesh)
+    batches = (_whole if recipe.plain else _viewed)(parts, variables, source, sizes)
+    waiting = None
+    for scored in batches:
+        # One batch behind, so that the device works while the host counts.
+        if waiting is not None:
+            collect(waiting)
+        waiting = scored
+    if waiting is not None:
+        collect(waiting)
+    _summed(tally)
+    return tally
+
+
+def _open(parts: setup.Parts, split: str) -> Source:
+    """The split's examples, whose classes must be the run's."""
     source = setup.open_split(parts.config, split)
     if source.spec != parts.spec:
         theirs, ours = (", ".join(s.spec.names[:20]) for s in (source, parts))
         raise ValueError(
             f"the classes of the data ({theirs}) are not those of the run ({ours})"
         )
+    return source
+
+
+def _scores(
+    parts: setup.Parts, variables: Any, source: Source, sizes: Sequence[Size], progress
+) -> dict[str, Any]:
+    """Every metric of the task."""
+    if parts.config.task == "classification":
+        step = parts.eval_step()
+        return evaluate_split(parts, step, variables, source, progress=progress)[0]
+    tally = score_split(parts, variables, source, sizes=sizes, progress=progress)
+    return tally.summarize(parts.spec.names, source.ids())
+
+
+def evaluate(
+    workdir: Path,
+    overrides: Sequence[str],
+    *,
+    split: str | None = None,
+    checkpoint: str = "best",
+    protocol: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run's checkpoint; writes ``eval_<split>.json`` into the workdir.
+
+    Returns what it holds: every metric (:meth:`segjax.metrics.Tally.summarize`, or
+    :meth:`segjax.top.Outcomes.summarize` of a classifier), and ``protocol``
+    (:mod:`segjax.card`), how they were measured.
+
+    Raises:
+      ValueError: no such split or checkpoint, or other classes; ``protocol`` names one
+        of which a part differs.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    started = time.perf_counter()
+    cache.keep_compiled()
+    parts = setup.load_parts(workdir, list(overrides))
+    split = str(split or parts.config.data.eval_split)
+    source = _open(parts, split)
+    of_pixels = parts.config.task == "segmentation"
+    sizes = [source.size(i) for i in range(len(source))] if of_pixels else []
+    environment = logs.environment()
+    measured = card.protocol(
+        config=parts.config,
+        split=split,
+        source=source,
+        spec=parts.spec,
+        preprocessing=parts.pre.to_dict(),
+        sizes=sizes,
+        origin=card.read_origin(workdir),
+        checkpoint=checkpoint,
+        recipe=views.recipe_of(parts.config) if of_pixels else None,
+        environment=environment,
+    )
+    if protocol is not None:
+        card.check_protocol(protocol, measured)
     variables, step = setup.restore_variables(parts, workdir, checkpoint)
     console = Console(soft_wrap=True)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"evaluating {split}", total=len(source))
-        summary, _ = evaluate_split(
-            parts,
-            parts.eval_step(),
-            variables,
-            source,
+        summary = _scores(
+            *(parts, variables, source, sizes),
             progress=lambda done, _: bar.update(task, completed=done),
         )
     summary |= {"split": split, "step": step, "examples": len(source)}
-    summary |= {"environment": logs.environment()}
+    summary |= {"protocol": {"name": protocol, **measured}}
+    summary |= {"seconds": round(time.perf_counter() - started, 1)}
+    summary = logs.plain(summary | {"environment": environment})
     path = workdir / f"eval_{split}.json"
     if jax.process_index() == 0:
-        path.write_text(json.dumps(logs.plain(summary), indent=2) + "\n")
+        path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
         logs.class_table(summary, console)
-        console.print(f"{split}, step {step}: {path}")
+        if of_pixels:
+            logs.summary_table(summary, console)
+        name = f"{protocol} ({measured['id']})" if protocol else measured["id"]
+        console.print(f"{split}, step {step}, protocol {name}: {path}", highlight=False)
     return summary

@@ -34,6 +34,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "segjax evaluate --workdir runs/a --split val",
         "segjax evaluate --workdir runs/a --split test --config.data.root=DIR",
+        "segjax evaluate --workdir runs/a --config.eval.flip=True "
+        "--config.eval.scales='(0.75, 1.0, 1.25)'",
+        "segjax evaluate --workdir runs/a --config.eval.mode=slide "
+        "--config.eval.window=512",
+        "segjax evaluate --workdir runs/a --split test --protocol "
+        "camvid11_360x480_train367",
     ),
     "predict": (
         "segjax predict --workdir runs/a --input photos/ --output out/",
@@ -146,6 +152,11 @@ def _add_train(added: argparse.ArgumentParser) -> None:
 def _add_evaluate(added: argparse.ArgumentParser) -> None:
     _add_workdir(added)
     added.add_argument("--split", metavar="NAME", help="default: the run's own")
+    added.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help="of segjax/card.py: refuse to score where a part of it differs",
+    )
     _add_checkpoint(added)
 
 

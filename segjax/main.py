@@ -46,7 +46,11 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from segjax.evaluate import evaluate
 
     evaluate(
-        Path(args.workdir), overrides, split=args.split, checkpoint=args.checkpoint
+        Path(args.workdir),
+        overrides,
+        split=args.split,
+        checkpoint=args.checkpoint,
+        protocol=args.protocol,
     )
 
 

@@ -20,7 +20,11 @@ from segjax import sharding
 from segjax.augment import Augment, augment_batch, prepare_eval
 from segjax.losses import Loss
 from segjax.losses.image import ImageLoss
-from segjax.metrics import confusion_matrix, confusion_of_scores
+from segjax.metrics import (
+    calibration_rows,
+    confusion_matrix,
+    confusion_of_scores,
+)
 from segjax.ops.sampling import resize_logits
 from segjax.ops.scores import finish, predictions
 from segjax.optim import ema_update
@@ -244,13 +248,15 @@ def make_eval_step(
     std: tuple[float, ...],
     resize: bool,
     dtype=jnp.float32,
+    calibrate: bool = False,
 ) -> Callable:
     """The jitted function (variables, batch) -> confusion, loss, prediction.
 
     ``batch`` is an evaluation batch: the network sees ``image``, its logits are taken
     to the labels' own resolution (``resize``; without it the two are the same), and
     only there compared. ``confusion`` is int32[K, K], ``loss`` float32[] the mean over
-    the batch's valid pixels, ``prediction`` uint8 [B, Hl, Wl].
+    the batch's valid pixels, ``prediction`` uint8 [B, Hl, Wl]. ``calibrate`` adds
+    ``calibration``, :func:`segjax.metrics.calibration_rows` of the probabilities.
     """
     platform = sharding.platform(mesh)
 
@@ -261,6 +267,7 @@ def make_eval_step(
         )
         scores: Any = model.apply(variables, images, train=False, method="scores")
         label = batch["label"].astype(jnp.int32)
+        logits = None
         if resize:
             logits = resize_logits(
                 finish(scores), batch["size"], batch["label_size"], label.shape[1:3]
@@ -275,19 +282,24 @@ def make_eval_step(
             matrix = confusion_of_scores(
                 scores, label, num_classes, platform, prediction
             )
-        return {
+        out: dict[str, Any] = {
             "confusion": matrix,
             "loss": value,
             "prediction": prediction.astype(jnp.uint8),
         }
+        if calibrate:
+            logits = finish(scores) if logits is None else logits
+            out["calibration"] = calibration_rows(jax.nn.softmax(logits), label)
+        return out
 
     whole = sharding.replicated(mesh)
+    where = {
+        "confusion": whole,
+        "loss": whole,
+        "prediction": sharding.batch_sharding(mesh),
+    }
     return jax.jit(
         eval_step,
         in_shardings=(None, sharding.batch_sharding(mesh)),
-        out_shardings={
-            "confusion": whole,
-            "loss": whole,
-            "prediction": sharding.batch_sharding(mesh),
-        },
+        out_shardings=where | ({"calibration": whole} if calibrate else {}),
     )

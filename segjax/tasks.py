@@ -92,7 +92,13 @@ class Segmentation:
 
     @staticmethod
     def eval_step(
-        model: nn.Module, loss: Any, mesh: Mesh, spec, pre: Preprocessing, dtype
+        model: nn.Module,
+        loss: Any,
+        mesh: Mesh,
+        spec,
+        pre: Preprocessing,
+        dtype,
+        calibrate: bool = False,
     ) -> Callable:
         """The jitted evaluation step."""
         return steps.make_eval_step(
@@ -104,6 +110,7 @@ class Segmentation:
             std=pre.std,
             resize=pre.fit == "resize",
             dtype=dtype,
+            calibrate=calibrate,
         )
 
     @staticmethod

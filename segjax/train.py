@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from segjax import cache, checkpoint, logs, setup, sharding
+from segjax import cache, card, checkpoint, logs, setup, sharding
 from segjax import config as configs
 from segjax import step as steps
 from segjax.config import Config
@@ -137,6 +137,7 @@ class Run:
         if self.main_process:
             self.workdir.mkdir(parents=True, exist_ok=True)
             setup.save_description(self.workdir, parts)
+            card.save_origin(self.workdir, config, self.train_source, self.eval_source)
         self.logs = logs.Logs(
             self.workdir,
             total_steps=self.total,

@@ -62,6 +62,7 @@ READ_CONFIGS = {
     "warm",
     "inference",
     "views",
+    "card",
 }  # and the commands
 
 

@@ -18,6 +18,7 @@ MIX = RNG.normal(size=(3, 4)).astype(np.float32)
 FIRST = (RNG.normal(size=(3, 3, 3, 5)) / 4).astype(np.float32)
 SECOND = (RNG.normal(size=(3, 3, 5, 4)) / 4).astype(np.float32)
 MESH = sharding.make_mesh()
+ONE = sharding.make_mesh(devices=jax.devices()[:1])  # compiles faster
 
 
 def picture(h, w, seed=0):
@@ -49,7 +50,7 @@ def strided(variables, image, train):
     return convolve(pooled, SECOND).repeat(4, 1).repeat(4, 2)
 
 
-def make(apply, fit="pad", image_size=(24, 32), mesh=MESH, **recipe):
+def make(apply, fit="pad", image_size=(24, 32), mesh=ONE, **recipe):
     traced = []
 
     def noting(variables, image, train):
@@ -119,7 +120,7 @@ def test_windows_are_the_whole_image_where_the_receptive_field_allows():
     whole, _ = make(convolutional)
     np.testing.assert_allclose(whole(image), want, atol=2e-6)
     # Margins as wide as the receptive field: everywhere.
-    made, _ = make(convolutional, mode="slide", overlap=0.3, margin=2)
+    made, _ = make(convolutional, mesh=MESH, mode="slide", overlap=0.3, margin=2)
     np.testing.assert_allclose(made(image), want, atol=2e-6)
     # Without them: wherever no window's end is within 2 pixels.
     made, _ = make(convolutional, mode="slide", overlap=0.3)
@@ -160,7 +161,7 @@ def resized(logits, size):
 @pytest.mark.parametrize("fit", ["pad", "resize"])
 @pytest.mark.parametrize("mode", ["whole", "slide"])
 def test_scales_and_flips_are_averaged(fit, mode):
-    scales = (0.75, 1.0, 1.5)
+    scales = (1.0, 0.75)
     # Every size that the network sees is a multiple of the bucket: beyond a padded
     # image's end its second layer would see what the first makes of zeros.
     base = (32, 64)
@@ -177,7 +178,7 @@ def test_scales_and_flips_are_averaged(fit, mode):
         logits = convolutional_oracle(view)
         mirror = convolutional_oracle(view[:, ::-1])[:, ::-1]
         want += softmax(resized(logits, own)) + softmax(resized(mirror, own))
-    np.testing.assert_allclose(made(image), want / 6, atol=1e-5)
+    np.testing.assert_allclose(made(image), want / 4, atol=1e-5)
 
 
 def test_a_knob_acts():
@@ -200,9 +201,8 @@ SIZES = [tuple(map(int, s)) for s in np.random.default_rng(1).integers(9, 33, (2
     ],
 )
 def test_the_network_is_compiled_for_few_shapes(fit, recipe, shapes):
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     made, traced = make(
-        pixelwise, fit, mesh=mesh, bucket=16, window=(32, 32), batch_size=2, **recipe
+        pixelwise, fit, bucket=16, window=(32, 32), batch_size=2, **recipe
     )
     for i, (h, w) in enumerate(SIZES):
         assert made(picture(h, w, i)).shape == (h, w, 4)
@@ -238,7 +238,7 @@ def test_windows_are_split_over_the_devices():
         jax.debug.inspect_array_sharding(image, callback=seen.append)
         return pixelwise(variables, image, train)
 
-    make(apply, mode="slide")[0](picture(50, 60))
+    make(apply, mesh=MESH, mode="slide")[0](picture(50, 60))
     assert seen[0] == (8, 24, 32, 3)
     assert len(seen[1].device_set) == 8 and not seen[1].is_fully_replicated
 
@@ -249,7 +249,7 @@ def test_mistakes_are_named():
     ):
         make(pixelwise, mode="slide", window=(20, 32))
     with pytest.raises(ValueError, match="config.eval.batch_size=3 cannot be split"):
-        make(pixelwise, mode="slide", batch_size=3)
+        make(pixelwise, mesh=MESH, mode="slide", batch_size=3)
     with pytest.raises(ValueError, match=r"give \[height, width, channels\]"):
         make(pixelwise)[0](np.zeros((4, 4), np.uint8))
     with pytest.raises(ValueError, match="overlap by 8 px leave a gap"):

@@ -3,7 +3,7 @@
 from segjax.logs.environment import environment
 from segjax.logs.meter import Meter
 from segjax.logs.plan import plan_tables
-from segjax.logs.table import class_table, detection_table
+from segjax.logs.table import class_table, detection_table, summary_table
 from segjax.logs.writer import Logs, plain
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "environment",
     "plain",
     "plan_tables",
+    "summary_table",
 ]

@@ -11,8 +11,9 @@ def class_table(summary: Mapping[str, Any], console: Any = None) -> Any:
 
     Args:
       summary: what ``segjax.metrics.summarize`` returns; ``share_per_class`` (of the
-        labelled pixels) is shown where it is there. Of a classifier: what
-        ``segjax.top.Outcomes.summarize`` does (:func:`top_table`).
+        labelled pixels), boundary IoU and boundary F1 are shown where they are there.
+        Of a classifier: what ``segjax.top.Outcomes.summarize`` does
+        (:func:`top_table`).
       console: a ``rich.console.Console`` to print it on; None prints nothing.
 
     Returns:
@@ -28,6 +29,12 @@ def class_table(summary: Mapping[str, Any], console: Any = None) -> Any:
         ("accuracy", "accuracy_per_class", summary["class_accuracy"]),
         ("Dice", "dice_per_class", summary["dice"]),
     ]
+    for title, key in (
+        ("boundary IoU", "boundary_iou"),
+        ("boundary F1", "boundary_f1"),
+    ):
+        if key in summary:
+            columns.append((title, f"{key}_per_class", summary[key]))
     if "share_per_class" in summary:
         columns.append(("pixels", "share_per_class", None))
     table = Table(show_footer=True)
@@ -68,6 +75,47 @@ def detection_table(found: Mapping[str, Any], console: Any) -> None:
     counts = "{detections} regions found, {objects} true ones".format(**found["boxes"])
     table.caption = Text(counts)
     console.print(table)
+
+
+def summary_table(summary: Mapping[str, Any], console: Any = None) -> Any:
+    """A rich table of the metrics of a whole split that no class has.
+
+    ``summary`` is what ``segjax.metrics.Tally.summarize`` returns; printed on a
+    ``rich.console.Console``, if one is given.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    rows = [
+        ("mIoU", _percent(summary["miou"])),
+        ("frequency-weighted IoU", _percent(summary["fwiou"])),
+        ("expected calibration error", _percent(summary["ece"])),
+        ("negative log-likelihood, nats", _number(summary["nll"])),
+        ("Brier score, 0 to 2", _number(summary["brier"])),
+        ("mIoU of single images, mean", _percent(summary["image_miou"])),
+    ]
+    worst = summary["worst_images"]
+    name = f"mIoU of the worst {len(worst)} of {len(summary['images'])} images"
+    rows.append((name, _percent(summary["worst_miou"])))
+    for size, value in summary["miou_by_size"].items():
+        number = summary["objects_by_size"][size]
+        rows.append((f"mIoU of {number} {size} objects", _percent(value)))
+    for name, value in rows:
+        table.add_row(name, value)
+    named = ", ".join(image["id"] for image in worst[:5])
+    more = f" and {len(worst) - 5} more" if len(worst) > 5 else ""
+    if worst:
+        table.caption = Text(f"worst: {named}{more}")
+    if console is not None:
+        console.print(table)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _percent(value: float | None, none: str = "-") -> str:

@@ -1,4 +1,4 @@
-"""Metrics of a whole split, all from one integer confusion matrix.
+"""The confusion matrix of a split, and every metric that it gives.
 
 Each batch gives int32[K, K] on the device (counted exactly, whatever the batch, padding
 or device count); the host adds them in int64. A class absent from both truth and
@@ -93,17 +93,23 @@ class Confusion:
         return summarize(self.matrix, names)
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Part / whole in float64, NaN where whole is 0."""
     return np.divide(
         part, whole, out=np.full(part.shape, np.nan), where=whole > 0, dtype=np.float64
     )
 
 
-def _mean(values: np.ndarray) -> float | None:
+def mean_of(values: np.ndarray) -> float | None:
     """The mean without NaNs; None of nothing (NaN is not JSON)."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else None
+
+
+def per_class(names: Sequence[str], values: np.ndarray) -> dict[str, float | None]:
+    """Name -> value; None for NaN."""
+    pairs = zip(names, values, strict=True)
+    return {name: None if np.isnan(v) else float(v) for name, v in pairs}
 
 
 def summarize(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
@@ -126,25 +132,21 @@ def summarize(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
         )
     hit = np.diagonal(matrix)
     truth, guess, pixels = matrix.sum(1), matrix.sum(0), int(matrix.sum())
-    iou = _ratio(hit, truth + guess - hit)
-    accuracy = _ratio(hit, truth)
-    dice = _ratio(2 * hit, truth + guess)
+    iou = ratio(hit, truth + guess - hit)
+    accuracy = ratio(hit, truth)
+    dice = ratio(2 * hit, truth + guess)
     weighted = float(np.nansum(truth * iou)) / pixels if pixels else None
 
-    def per_class(values: np.ndarray) -> dict[str, float | None]:
-        pairs = zip(names, values, strict=True)
-        return {name: None if np.isnan(v) else float(v) for name, v in pairs}
-
     return {
-        "miou": _mean(iou),
+        "miou": mean_of(iou),
         "pixel_accuracy": int(hit.sum()) / pixels if pixels else None,
-        "class_accuracy": _mean(accuracy),
+        "class_accuracy": mean_of(accuracy),
         "fwiou": weighted,
-        "dice": _mean(dice),
-        "iou_per_class": per_class(iou),
-        "accuracy_per_class": per_class(accuracy),
-        "dice_per_class": per_class(dice),
-        "share_per_class": per_class(_ratio(truth, np.full_like(truth, pixels))),
+        "dice": mean_of(dice),
+        "iou_per_class": per_class(names, iou),
+        "accuracy_per_class": per_class(names, accuracy),
+        "dice_per_class": per_class(names, dice),
+        "share_per_class": per_class(names, ratio(truth, np.full_like(truth, pixels))),
         "absent_classes": [n for n, v in zip(names, iou, strict=True) if np.isnan(v)],
         "pixels": pixels,
     }

@@ -1,0 +1,297 @@
+"""``segjax evaluate`` on a network that was not trained, against slow counts."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager, nullcontext
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from segjax import card, checkpoint, setup, views
+from segjax import config as configs
+from segjax.batch import IGNORE
+from segjax.evaluate import evaluate, evaluate_split, score_split
+from segjax.main import main
+from segjax.ops.scores import Rule, Scores, finish
+from segjax.preprocessing import preprocessing
+
+LABELS = "--config.data.image_size=(40, 48)"  # of the data; the network sees (32, 32)
+MODES = {
+    "whole": [],
+    "views": ["--config.eval.scales=(0.5, 1.0)", "--config.eval.flip=True"],
+    "slide": ["--config.eval.mode=slide", "--config.eval.window=16"],
+}
+
+
+class Tiny(nn.Module):
+    """Two convolutions, down by 2 and up again: compiled in no time."""
+
+    classes: int
+
+    @nn.compact
+    def scores(self, image, train=False):
+        x = nn.tanh(nn.Conv(8, (3, 3), (2, 2), kernel_init=SCATTERED)(image))
+        x = nn.Conv(self.classes, (3, 3), kernel_init=SCATTERED)(x)
+        return Scores(x, Rule(image.shape[1:3], image.shape[1:3]))
+
+    def __call__(self, image, train=False):
+        return finish(self.scores(image, train))
+
+
+SCATTERED = nn.initializers.normal(0.4)
+
+
+@contextmanager
+def tiny():
+    """Runs have the tiny network, whatever their config says."""
+    with pytest.MonkeyPatch.context() as patch:
+        make = lambda config, classes, *_, **__: Tiny(classes)  # noqa: E731
+        patch.setattr(setup, "make_model", make)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def network(request):
+    """Other processes know only real networks."""
+    with nullcontext() if request.node.get_closest_marker("slow") else tiny():
+        yield
+
+
+def make_workdir(folder):
+    """A run's folder with random weights."""
+    config = configs.default()
+    config.steps = 1
+    config.data.image_size = (32, 32)
+    config.data.batch_size = 8
+    config.data.shapes.val_examples = 11
+    config.data.shapes.train_examples = 5
+    config.model.encoder = config.model.decoder = "segnet_basic"
+    config.eval.bucket = 16
+    configs.validate(config)
+    source = setup.open_split(config, "val")
+    parts = setup.make_parts(config, source.spec, preprocessing(config, 3))
+    image = np.zeros((1, 32, 32, 3), np.float32)
+    init = jax.jit(lambda key: parts.model.init(key, image, train=False))
+    variables = init(jax.random.key(0))
+    folder.mkdir()
+    saved = checkpoint.Checkpoints(folder / "checkpoints", keep_last=1, keep_best=0)
+    kept = {k: v for k, v in variables.items() if k in ("params", "batch_stats")}
+    saved.save(0, kept, force=True)
+    saved.close()
+    setup.save_description(folder, parts)
+    card.save_origin(folder, config, setup.open_split(config, "train"), source)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    with tiny():
+        return make_workdir(tmp_path_factory.mktemp("runs") / "a")
+
+
+@pytest.fixture(scope="module")
+def results(workdir):
+    """Mode -> what ``evaluate`` returns."""
+    with tiny():
+        return {mode: scored(workdir, mode) for mode in MODES}
+
+
+def scored(workdir, mode):
+    return evaluate(workdir, [LABELS, *MODES[mode]], checkpoint="latest")
+
+
+def probabilities(workdir, mode):
+    """Truth and float64 probabilities of every image: one image, one device."""
+    parts = setup.load_parts(workdir, [LABELS, *MODES[mode]], jax.devices()[:1])
+    variables, _ = setup.restore_variables(parts, workdir, "latest")
+    source = setup.open_split(parts.config, "val")
+    seen = views.views_of(parts)
+    for i in range(len(source)):
+        example = source[i]
+        found = seen(variables, example["image"]).astype(np.float64)
+        yield example["label"], found
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_image_is_counted_once(workdir, results, mode):
+    summary = results[mode]
+    k = len(summary["iou_per_class"])
+    matrix, nll, brier, gaps = np.zeros((k, k), int), 0.0, 0.0, np.zeros(15)
+    scores = []
+    for truth, found in probabilities(workdir, mode):
+        assert truth.shape == (40, 48)
+        own = np.zeros((k, k), int)
+        for t, p in zip(truth.reshape(-1), found.reshape(-1, k), strict=True):
+            if t == IGNORE:
+                continue
+            own[t, p.argmax()] += 1
+            nll -= math.log(p[t])
+            brier += ((p - np.eye(k)[t]) ** 2).sum()
+            gaps[math.ceil(p.max() * 15) - 1] += float(p.argmax() == t) - p.max()
+        matrix += own
+        union = own.sum(0) + own.sum(1) - np.diag(own)
+        scores.append(np.mean((np.diag(own) / np.maximum(union, 1))[union > 0]))
+    pixels = matrix.sum()
+    # Other batches and other numbers of devices round otherwise: a few pixels tip.
+    assert abs(np.array(summary["confusion"]) - matrix).sum() <= 1e-3 * pixels
+    assert summary["pixels"] == pixels and (matrix.sum(0) > 0).sum() > 2
+    assert summary["nll"] == pytest.approx(nll / pixels, rel=1e-4)
+    assert summary["brier"] == pytest.approx(brier / pixels, rel=1e-4)
+    assert summary["ece"] == pytest.approx(abs(gaps).sum() / pixels, rel=1e-2)
+    found = [image["miou"] for image in summary["images"]]
+    np.testing.assert_allclose(found, scores, atol=2e-3)
+    assert summary["worst_images"][0]["id"] == f"val_{int(np.argmin(scores)):05}" or (
+        summary["worst_images"][0]["miou"] == pytest.approx(min(scores), abs=2e-3)
+    )
+
+
+def test_each_mode_is_another_number_and_another_id(results):
+    for key in ("nll", "miou"):
+        assert len({r[key] for r in results.values()}) == len(MODES)
+    assert len({r["protocol"]["id"] for r in results.values()}) == len(MODES)
+
+
+def test_whole_images_score_as_in_training(workdir, results):
+    parts = setup.load_parts(workdir, [LABELS])
+    variables, _ = setup.restore_variables(parts, workdir, "latest")
+    source = setup.open_split(parts.config, "val")
+    summary, _ = evaluate_split(parts, parts.eval_step(), variables, source)
+    for key in ("miou", "iou_per_class", "fwiou", "dice", "pixels"):
+        assert summary[key] == results["whole"][key]
+    # What costs more than a confusion matrix is of the command alone.
+    assert not {"ece", "boundary_f1", "miou_by_size", "images"} & set(summary)
+
+
+def test_the_file_is_strict_json_and_holds_the_card(workdir, results):
+    path = workdir / "eval_val.json"
+
+    def refuse(text):
+        raise AssertionError(text)
+
+    stored = json.loads(path.read_text(), parse_constant=refuse)
+    assert stored == results["slide"]  # the last one
+    protocol = stored["protocol"]
+    assert protocol["name"] is None and protocol["selection"] == {"rule": "latest"}
+    assert protocol["data"]["examples"] == 11 and protocol["train"]["examples"] == 5
+    assert protocol["inference"]["window"] == [16, 16]
+    assert protocol["input"]["sizes"] == "32x32"
+    assert protocol["labels"]["sizes"] == "40x48"
+    assert stored["seconds"] > 0 and "seconds" not in protocol
+
+
+def test_a_named_protocol_is_printed_or_refused(workdir, monkeypatch, capsys):
+    command = ["evaluate", "--workdir", str(workdir), "--checkpoint", "latest", LABELS]
+    command += ["--protocol", "shapes5"]
+    monkeypatch.setitem(card.PROTOCOLS, "shapes5", {"train.examples": 5, "seed": 0})
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    stored = json.loads((workdir / "eval_val.json").read_text())
+    assert stored["protocol"]["name"] == "shapes5"
+    assert f"shapes5 ({stored['protocol']['id']})" in printed
+    assert "boundary" in printed and "calibration error" in printed
+    monkeypatch.setitem(card.PROTOCOLS, "shapes5", {"train.examples": 6})
+    (workdir / "eval_val.json").unlink()
+    assert main(command) == 2
+    assert "train.examples is 5 here, but 6" in capsys.readouterr().err
+    assert not (workdir / "eval_val.json").exists()
+
+
+class Mixed:
+    """Images of mixed sizes, larger or smaller than the network's."""
+
+    channels = 3
+
+    def __init__(self, source):
+        self.source, self.spec = source, source.spec
+        self.sizes = [(17 + 3 * i % 16, 40 - i) for i in range(len(source))]
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        (h, w), example = self.sizes[index], self.source[index]
+        cut = {key: example[key][:h, :w] for key in ("image", "label")}
+        return example | cut
+
+    def size(self, index):
+        return self.sizes[index]
+
+    def ids(self):
+        return self.source.ids()
+
+
+@pytest.mark.parametrize("mode", ["views", "slide"])
+def test_mixed_sizes_compile_few_networks(workdir, mode, monkeypatch):
+    parts = setup.load_parts(workdir, [LABELS, *MODES[mode]])
+    variables, _ = setup.restore_variables(parts, workdir, "latest")
+    source = Mixed(setup.open_split(parts.config, "val"))
+    made = []
+    views_of = views.views_of
+    monkeypatch.setattr(
+        views, "views_of", lambda p: made.append(views_of(p)) or made[0]
+    )
+    tally = score_split(parts, variables, source, sizes=source.sizes)
+    assert made[0].network._cache_size() == {"views": 2, "slide": 1}[mode]
+    want = sum(
+        (example["label"] != IGNORE).sum()
+        for example in map(source.__getitem__, range(11))
+    )
+    assert tally.sums["confusion"].sum() == tally.sums["count"].sum() == want
+    assert (tally.sums["image_pixels"] > 0).all()
+
+
+def test_every_devices_rows_are_taken():
+    from segjax import evaluate as module
+    from segjax import sharding
+
+    array = np.arange(16).reshape(16, 1)
+    mesh = sharding.make_mesh(data=4, spatial=2)
+    placed = jax.device_put(array, sharding.batch_sharding(mesh))
+    np.testing.assert_array_equal(module._own_rows(placed), array)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_two_processes_score_as_one(mode, tmp_path):
+    """About 40 s each: two real processes of two devices (jax.distributed, gloo)."""
+    folder = make_workdir(tmp_path / "a")
+    want = scored(folder, mode)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [
+        sys.executable,
+        "-m",
+        "segjax.main",
+        "evaluate",
+        "--workdir",
+        str(folder),
+    ]
+    command += ["--checkpoint", "latest", LABELS, *MODES[mode]]
+    command += ["--coordinator", address, "--processes", "2", "--process"]
+    environment = os.environ | {
+        "SEGJAX_HUGETLB": "0",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    started = [
+        subprocess.Popen([*command, str(i)], env=environment, stderr=subprocess.PIPE)
+        for i in range(2)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors.decode()
+    found = json.loads((folder / "eval_val.json").read_text())
+    assert found["pixels"] == want["pixels"]
+    moved = abs(np.array(found["confusion"]) - np.array(want["confusion"])).sum()
+    assert moved <= 1e-3 * want["pixels"]  # rounding of sums over other devices
+    for key in ("nll", "brier", "ece", "boundary_f1", "worst_miou"):
+        assert found[key] == pytest.approx(want[key], rel=1e-2), key
+    assert found["objects_by_size"] == want["objects_by_size"]
+    assert [x["id"] for x in found["images"]] == [x["id"] for x in want["images"]]
+    assert found["protocol"]["id"] == want["protocol"]["id"]
