@@ -3,7 +3,7 @@
 python -m segjax.main --config configs/shape_classes_resnet18.py
 
 Its encoder then starts a segmentation of scenes with few labelled images:
-experiments/classify_first.py.
+python -m benchmarks.classify_first. Not measured.
 """
 
 from segjax.config import default
