@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import report, run, store, study
+from experiments import figures, report, run, store, study
 from segjax import config as configs
 from segjax.metrics import summarize
 from tests.experiments.made_up import STUDY, add_run, make_study
@@ -26,13 +26,10 @@ def wait_for(path, process, seconds: float = 120.0) -> None:
         time.sleep(0.01)
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
-    """(argv, folder) of a run that was killed in its middle and then finished."""
-    folder = tmp_path_factory.mktemp("study")
-    make_study(folder)
-    argv = [str(folder / "tiny.py"), "--only", "small", "--seeds", "1"]
-    argv += ["--results", str(folder / "results"), "--runs", str(folder / "runs")]
+def test_a_killed_run_is_resumed_and_recorded(tmp_path, monkeypatch, capsys):
+    make_study(tmp_path)
+    argv = [str(tmp_path / "tiny.py"), "--only", "small", "--seeds", "1"]
+    argv += ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
     killed = subprocess.Popen(
         [sys.executable, "-m", "experiments.run", *argv],
         cwd=run.ROOT,
@@ -40,55 +37,50 @@ def recorded(tmp_path_factory):
         text=True,
         start_new_session=True,
     )
-    wait_for(folder / "runs/tiny/small-1/checkpoints/2", killed)
+    workdir, kept = (
+        tmp_path / "runs/tiny/small-1",
+        store.Store(tmp_path / "results/tiny"),
+    )
+    wait_for(workdir / "checkpoints/2", killed)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
-    with store.locked(folder / "runs/tiny/small-1.lock"):
+    with store.locked(tmp_path / "runs/tiny/small-1.lock"):
         pass  # its child is gone, too
-    assert not (folder / "results/tiny/runs.jsonl").exists()
+    assert not kept.path.exists()
     assert run.main(argv) == 0
-    return argv, folder
-
-
-def test_a_killed_run_is_resumed_and_recorded(recorded):
-    _, folder = recorded
-    log = (folder / "runs/tiny/small-1.log").read_text()
-    assert "resuming" in log and log.count("train step compiled") <= 2
-    kept = store.Store(folder / "results" / "tiny")
+    assert "resuming" in (tmp_path / "runs/tiny/small-1.log").read_text()
     ((key, line),) = kept.runs().items()
+    check_line(key, line, kept.counts(*key))
+    assert (workdir / "result.json").is_file()
+    assert not (workdir / "checkpoints").exists()
+    assert "1 of 9 runs" in (kept.folder / "table.md").read_text()
+    assert "Not finished: 1 of 9 runs" in capsys.readouterr().out
+    # Once more: nothing is run.
+    monkeypatch.setattr(run, "process", lambda *_: pytest.fail("it ran"))
+    before = kept.path.read_bytes()
+    assert run.main(argv) == 0 and kept.path.read_bytes() == before
+
+
+def check_line(key, line, found) -> None:
+    """What is kept of the run is the run's."""
     assert key == ("small", 1) and line["steps"] == 4 and line["seed"] == 1
     assert line["config"]["optim.lr"] == 1e-4 and line["config"]["seed"] == 1
     assert line["data"]["examples"] == 11 and line["macs"] > 1e6
     assert line["command"].startswith("segjax train --config ")
-    found = kept.counts(*key)
     assert found["counts"].shape[0] == 11 and found["counts"].min() >= 0
     # Per image, and together what the run itself measured.
     summary = summarize(found["counts"].sum(0), list(found["names"]))
     assert summary["iou_per_class"] == line["iou_per_class"]
     assert summary["miou"] == line["miou"]
     assert len({row.tobytes() for row in found["counts"]}) == 11
-    workdir = folder / "runs/tiny/small-1"
-    assert (workdir / "result.json").is_file()
-    assert not (workdir / "checkpoints").exists()
-    assert "1 of 9 runs" in (folder / "results/tiny/table.md").read_text()
 
 
-def test_what_is_recorded_is_not_run_again(recorded, monkeypatch, capsys):
-    argv, folder = recorded
-    monkeypatch.setattr(run, "process", lambda *_: pytest.fail("it ran"))
-    before = (folder / "results/tiny/runs.jsonl").read_bytes()
-    assert run.main(argv) == 0
-    assert (folder / "results/tiny/runs.jsonl").read_bytes() == before
-    assert "Not finished: 1 of 9 runs" in capsys.readouterr().out
-
-
-def test_a_changed_study_is_refused(recorded, capsys):
-    argv, folder = recorded
-    (folder / "tiny.py").write_text(STUDY.replace("1e-4", "2e-4"))
-    try:
-        assert run.main(argv) == 2
-    finally:
-        (folder / "tiny.py").write_text(STUDY)
+def test_a_changed_study_is_refused(tmp_path, capsys):
+    made, kept = make_study(tmp_path), store.Store(tmp_path / "results" / "tiny")
+    add_run(made, kept, "small", 1)
+    (tmp_path / "tiny.py").write_text(STUDY.replace("1e-4", "2e-4"))
+    argv = [str(tmp_path / "tiny.py"), "--results", str(tmp_path / "results")]
+    assert run.main(argv) == 2
     told = capsys.readouterr().err
     assert "small-1 was run with optim.lr = 0.0001, the study says 0.0002" in told
 
@@ -143,6 +135,7 @@ def test_a_failed_run_stops_no_other(tmp_path, monkeypatch, capsys):
     made = make_study(tmp_path)
     process, calls = made_up_processes(made, failing=["large"])
     monkeypatch.setattr(run, "process", process)
+    monkeypatch.setattr(figures, "draw", lambda *_: [])  # nine times: it takes seconds
     argv = [str(tmp_path / "tiny.py"), "--results", str(tmp_path / "results")]
     argv += ["--runs", str(tmp_path / "runs"), "--jobs", "2"]
     assert run.main(argv) == 1
