@@ -38,7 +38,7 @@ def class_table(summary: Mapping[str, Any], console: Any = None) -> Any:
     if "share_per_class" in summary:
         columns.append(("pixels", "share_per_class", None))
     table = Table(show_footer=True)
-    table.add_column("class", footer="mean")
+    table.add_column("class", footer="mean", no_wrap=True)
     for title, _, mean in columns:
         table.add_column(title, footer=_percent(mean, ""), justify="right")
     for name in summary["iou_per_class"]:
