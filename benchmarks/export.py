@@ -1,4 +1,4 @@
-"""ONNX and StableHLO of small forms of every encoder and decoder, beside JAX.
+"""ONNX and StableHLO of small forms of encoders, decoders, classifiers, beside JAX.
 
     python -m benchmarks.export [--minutes 30] [--only 'resnet18 *']
 
@@ -19,22 +19,29 @@ import numpy as np
 import onnx  # pyright: ignore[reportMissingImports]
 
 from benchmarks import record
-from benchmarks.pairs import draw
+from benchmarks.pairs import draw, encoders
 from segjax.export import agreement, stablehlo
 from segjax.export import onnx as exporter
 from segjax.export.network import Network
+from segjax.models import build_classifier
+from tests.models import families
 from tests.models.test_contract import SMALL_PAIRS, small, traced
 
 RECORD = record.ROOT / "docs" / "results" / "export.json"
-SIZE, BATCH = (97, 131), 2
+SIZE, BATCH, CLASSES = (97, 131), 2, 5
+CLASSIFIER = "classifier"  # in a decoder's place
 FORMS = {"onnx": exporter, "stablehlo": stablehlo}
 ABOUT = {"preprocessing": {}, "classes": [], "palette": []}
 
 
 def network(encoder: str, decoder: str) -> Network:
-    """A small form of the pair, its weights random."""
+    """A small form of the pair, or of the classifier, its weights random."""
     jax.clear_caches()
-    model = small(encoder, decoder)
+    if decoder == CLASSIFIER:
+        model = build_classifier(encoder, CLASSES)
+        model = model.clone(encoder=model.encoder.clone(**families.SMALL[encoder]))
+    else:
+        model = small(encoder, decoder)
     shapes = traced(model, (1, *SIZE, 3))[1]
     variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), draw(shapes, 0))
     variables = {k: v for k, v in variables.items() if k != "auxiliary"}
@@ -64,9 +71,17 @@ def measure(encoder: str, decoder: str, forms: Sequence[str] = tuple(FORMS)) -> 
     return row
 
 
+def pairs() -> list[tuple[str, str]]:
+    """Every kind of encoder with one decoder, every decoder with one encoder.
+
+    And a classifier of every family.
+    """
+    return [*SMALL_PAIRS, *((name, CLASSIFIER) for name in encoders())]
+
+
 def cases() -> dict[str, Callable[[], dict]]:
-    """Every kind of encoder with one decoder, every decoder with one encoder."""
-    return {f"{e} {d}": partial(measure, e, d) for e, d in SMALL_PAIRS}
+    """Every pair and the function that measures."""
+    return {f"{e} {d}": partial(measure, e, d) for e, d in pairs()}
 
 
 def render(recorded) -> str:

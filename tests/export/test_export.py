@@ -17,6 +17,7 @@ from segjax import export, setup
 from segjax.export import agreement, stablehlo
 from segjax.export.network import Network
 from segjax.main import main
+from segjax.models import fold_batch_norm
 from tests.models.test_contract import small, traced
 from tests.requirements import require_export
 from tests.runs import (
@@ -151,12 +152,13 @@ def test_stablehlo_in_a_new_process_by_the_readmes_lines(run, tmp_path):
     near(np.asarray(call(images[:3])), wanted[:3])
 
 
-def test_stablehlo_of_any_multiple_of_the_stride(tmp_path):
+def test_folded_stablehlo_of_any_multiple_of_the_stride(tmp_path):
     model = small("resnet18", "unet")
     shapes = traced(model, (1, 64, 64, 3))[1]
     variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), draw(shapes, 0))
     path = tmp_path / "network"
-    stablehlo.write(Network(model, variables, (64, 64), any_size=True), path, {})
+    folded = Network(*fold_batch_norm(model, variables), (64, 64), any_size=True)
+    stablehlo.write(folded, path, {})
     call, rng = stablehlo.read(path), np.random.default_rng(0)
     apply = logits_of(model)
     image = rng.normal(size=(2, 96, 32, 3)).astype(np.float32)

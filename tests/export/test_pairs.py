@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.models.test_contract import SMALL_PAIRS
 from tests.requirements import require_export
 
 # A CNN with skips, pooling switches, shifted windows, tokens, dilation and pooling.
@@ -20,10 +19,10 @@ def test_a_pair_computes_the_same(pair):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", SMALL_PAIRS, ids=" ".join)
-def test_every_pair_computes_the_same(pair):
+def test_every_pair_computes_the_same():
     require_export()
     from benchmarks import export
 
-    row = export.measure(*pair)
-    assert row["onnx"] <= LIMIT and row["stablehlo"] <= LIMIT
+    for measure in export.cases().values():
+        row = measure()
+        assert row["onnx"] <= LIMIT and row["stablehlo"] <= LIMIT
