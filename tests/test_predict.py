@@ -332,3 +332,18 @@ def test_nothing_is_written_through_links_or_over_inputs(run, tmp_path, capsys):
     assert "a.png would be overwritten" in capsys.readouterr().err
     assert (photos / "a.png").read_bytes() == before
     assert not [p for p in photos.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_a_full_disk_is_one_line(run, tmp_path, capsys, full_disk):
+    Image.fromarray(painted(scene(200, 200))).save(tmp_path / "a.png")
+    arguments = ["--input", str(tmp_path / "a.png"), "--min-area", "1"]
+    # Compiled programs are kept on that disk, too, which warns where it cannot.
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        with full_disk(600):
+            assert predicted(*arguments, output=tmp_path / "out") == 2
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "boxes.json cannot be written" in error
+    assert [p for p in (tmp_path / "out").iterdir() if p.suffix == ".tmp"] == []
