@@ -73,7 +73,7 @@ def examine_all(
 ) -> list[Facts]:
     """What is found out about each example, in order."""
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda job: examine(*job, meaning), jobs))
+        return list(pool.map(lambda job: examine(job[0], job[1], meaning), jobs))
 
 
 def _relevant(config: Config, findings: list[Finding]) -> list[Finding]:

@@ -161,8 +161,8 @@ def mask_ids(
 
 def image_size(file: File, *, name: str | None = None) -> tuple[int, int]:
     """Height and width of the upright image in pixels, from the file's header."""
-    size, turn = stored_size(file, name=name)
-    return size[::-1] if turn >= 5 else size
+    (height, width), turn = stored_size(file, name=name)
+    return (width, height) if turn >= 5 else (height, width)
 
 
 def stored_size(file: File, *, name: str | None = None) -> tuple[tuple[int, int], int]:

@@ -246,6 +246,37 @@ def test_all_of_camvid_is_clean():
     assert codes_of(result, "error", "warning") == set(), result["findings"]
 
 
+def test_notes(tmp_path):
+    """What may be as it is meant: of every kind one, and the exit code stays 0."""
+    root = corpus.clean(tmp_path / "data")
+    for i in range(corpus.TRAIN):
+        ids = corpus.mask_of(i)
+        ids[(ids == 2) & (i > 0)] = 0  # class 2 in one image of nine
+        corpus.save(corpus.mask(root, i), ids)
+    corpus.save(corpus.mask(root, 4), np.zeros((corpus.H, corpus.W), np.uint8))
+    turned = np.rot90(corpus.image_of(5)).copy()
+    corpus.with_exif(corpus.image(root, 5), turned, 6)
+    brighter = np.clip(corpus.image_of(7) * 1.05, 0, 255).astype(np.uint8)
+    corpus.save(corpus.image(root, 8), brighter)
+    result = doctor(corpus.config_of(root), "notes")
+    notes = {f["code"]: f["text"] for f in result["findings"]}
+    assert {*notes} == {code for code, kind in CODES.items() if kind.severity == "note"}
+    assert notes["class-rare"] == "car: 1 image"
+    assert notes["mask-one-class"].endswith("004.png: only id 0")
+    assert notes["exif-rotation"].endswith("005.png: orientation 6")
+    assert notes["near-duplicate-within"].endswith("train/images/007.png")
+    assert (result["errors"], result["warnings"], result["notes"]) == (0, 0, 4)
+
+
+def test_the_other_way_round_is_told_of_foreground_at_the_frame(tmp_path):
+    """Where class 1 is what surrounds the objects, masks of 0 outside stand out."""
+    root = corpus.clean(tmp_path, lambda i: 1 - corpus.blob_of(i), corpus.NAMES[:2])
+    corpus.save(corpus.mask(root), corpus.blob_of(3))
+    (found,) = doctor(corpus.config_of(root), "inverted")["findings"]
+    assert found["code"] == "mask-inverted" and found["count"] == 1
+    assert found["text"].endswith("003.png: class 0 has 100 % of the outermost pixels")
+
+
 def test_a_folder_without_splits_tells_once(tmp_path):
     (tmp_path / "classes.json").write_text(json.dumps(corpus.NAMES))
     for i in range(12):

@@ -101,21 +101,26 @@ def _channels(facts: Sequence[Facts], channels: int | None) -> Told:
 
 def inverted(facts: Sequence[Facts]) -> Told:
     """Masks of two classes whose frame is foreground, where others' is background."""
-    read = [one for one in facts if one.frame is not None and one.area is not None]
+    read = [
+        (one, one.frame, one.area)
+        for one in facts
+        if one.frame is not None and one.area is not None
+    ]
     if len(read) < _ENOUGH_MASKS:
         return []
-    usual = float(np.median([one.frame for one in read]))
+    usual = float(np.median([frame for _, frame, _ in read]))
     turn = usual > 0.5
     if (1 - usual if turn else usual) > _FEW_IN_FRAME:
         return []
     told = []
-    for one in read:
-        frame, area = (1 - x if turn else x for x in (one.frame, one.area))
+    for one, *shares in read:
+        frame, area = (1 - share if turn else share for share in shares)
         if frame > _MUCH_IN_FRAME and area > 0.5:
-            text = f"{one.mask}: class {int(not turn)} has {100 * one.frame:.0f} % of "
-            told.append(
-                (one.split, Fault("mask-inverted", one.mask, text + "the frame"))
+            text = (
+                f"{one.mask}: class {int(not turn)} has {100 * frame:.0f} % of the "
+                "outermost pixels"
             )
+            told.append((one.split, Fault("mask-inverted", one.mask, text)))
     return told if 5 * len(told) <= len(read) else []
 
 
@@ -283,6 +288,6 @@ def class_faults(split: str, classes: Classes, role: str) -> Told:
         if role and not pixels:
             told.append((split, Fault(f"class-absent-{role}", name, name)))
         elif role == "train" and images < _FEW <= classes.read:
-            text = f"{name}: {images} image{'s' * (images > 1)}"
+            text = f"{name}: {images} image{'s' if images > 1 else ''}"
             told.append((split, Fault("class-rare", name, text)))
     return told

@@ -40,7 +40,8 @@ class Header:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the upright image."""
-        return self.stored[::-1] if self.orientation >= 5 else self.stored
+        height, width = self.stored
+        return (width, height) if self.orientation >= 5 else (height, width)
 
 
 def read_header(file: File) -> Header:

@@ -20,7 +20,7 @@ def digest(array: np.ndarray) -> bytes:
     """16 bytes that are the same for the same pixels, whatever the file."""
     found = hashlib.blake2b(digest_size=16)
     found.update(f"{array.dtype.str}{array.shape}".encode())
-    found.update(np.ascontiguousarray(array))
+    found.update(np.ascontiguousarray(array).data)
     return found.digest()
 
 
@@ -40,7 +40,7 @@ def _means(array: np.ndarray, parts: int) -> np.ndarray:
     starts = np.arange(parts) * n // parts
     if n < parts:
         return array[starts]
-    counts = np.diff([*starts, n])
+    counts = np.diff(starts, append=n)
     return np.add.reduceat(array, starts, axis=0) / counts[:, None]
 
 
