@@ -94,8 +94,9 @@ class ClassFolder:
 
     def stored(self, index: int) -> Stored:
         """The file and the class of the example of that index."""
-        path, label = self._paths[index], self._labels[index]
-        return Stored(self._ids[index], path, str(path), label=label)
+        name, label = self._ids[index], self._labels[index]
+        path = self._place / name
+        return Stored(name, path, str(path), label=label)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width, from the file's header."""
