@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from segjax import cache, card, checkpoint, guards, logs, setup, sharding
 from segjax import config as configs
 from segjax import step as steps
+from segjax.batch import LabelSpec
 from segjax.config import Config
 from segjax.data.pipeline import example_indices
 from segjax.doctor import check
@@ -269,15 +270,16 @@ class Run:
             )
             self.logs.image(self.step, "predictions", sheet)
             return folder / "overview.png"
+        spec = cast(LabelSpec, self.spec)
         rows = []
         for index, prediction in sorted(self.pictures.items()):
             example = self.eval_source[index]
             image = inference.display_image(example["image"])
             rows.append((image, example["label"], prediction))
-            picture = inference.triptych([rows[-1]], self.spec)
+            picture = inference.triptych([rows[-1]], spec)
             name = Path(example["id"]).name
             inference.write_png(folder / f"{name}.png", picture)
-        overview = inference.triptych(rows, self.spec)
+        overview = inference.triptych(rows, spec)
         self.logs.image(self.step, "predictions", overview)
         return inference.write_png(folder / "overview.png", overview)
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -36,7 +36,7 @@ from benchmarks.speed.contest import Busy, spread
 from segjax import config as configs
 from segjax import setup
 from segjax.augment import augment_batch
-from segjax.batch import Batch, Example, Source
+from segjax.batch import Batch, Example, LabelSpec, Source
 from segjax.config import Config
 from segjax.data import decoders, files, pipeline
 from segjax.data.pairs import Pair
@@ -120,7 +120,7 @@ class Albumented:
         ]
         self.transform = albumentations.Compose(steps)
         self.pairs = task.pairs
-        self.lookup = task.source.spec.lookup().astype(np.uint8)
+        self.lookup = cast(LabelSpec, task.source.spec).lookup().astype(np.uint8)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -262,7 +262,7 @@ def torch_loader(task: Task) -> Callable[[], float]:
 
 def profile(task: Task, count: int = 16, repeats: int = 5) -> dict[str, float]:
     """Milliseconds of one core per example, by operation; the least of the repeats."""
-    theirs, spec = Albumented(task), task.source.spec
+    theirs, spec = Albumented(task), cast(LabelSpec, task.source.spec)
     size = pair(task.config.data.image_size)
     pairs = task.pairs[:count]
     examples = [task.source[index] for index in range(len(pairs))]

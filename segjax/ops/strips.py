@@ -111,7 +111,8 @@ def cross_entropy_sum(
       float32[] (float64 for float64 scores), and int32[B, H, W], the class with the
       best score, the first of equal ones.
     """
-    up = Upsampling(scores.shape[1:3], tuple(size), align_corners)
+    source = scores.shape[1], scores.shape[2]
+    up = Upsampling(source, (size[0], size[1]), align_corners)
     return _total(up, strip, scores, labels)
 
 
