@@ -237,7 +237,7 @@ def test_camvid_is_clean():
     assert check(config, sources) == []
 
 
-@pytest.mark.slow  # 10 s: docs/doctor.md has the result
+@pytest.mark.slow  # 10 s; the result stands in docs/doctor.md
 def test_all_of_camvid_is_clean():
     root = require_data("CamVid")
     config = configs.load(str(ROOT / "configs" / "camvid_resnet_unet.py"))
