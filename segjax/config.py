@@ -184,9 +184,6 @@ def default() -> Config:
         tensorboard=True,
         pictures=4,  # evaluation examples drawn into predictions/
     )
-    config.guard = _options(
-        max_skipped=10,  # updates skipped in a row (not finite) that stop the run
-    )
     config.mesh = _options(
         data=-1,  # devices over which the batch is split; -1: all that are left
         fsdp=1,  # devices over which batch, parameters and optimizer are split
@@ -216,8 +213,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 POSITIVE = (
     "steps epochs data.batch_size data.subset data.threads eval.every eval.batch_size "
-    "eval.bucket checkpoint.every checkpoint.keep logs.every optim.accumulate "
-    "guard.max_skipped"
+    "eval.bucket checkpoint.every checkpoint.keep logs.every optim.accumulate"
 ).split()
 
 Chosen = Callable[[Config], bool]
@@ -531,36 +527,22 @@ def from_json(text: str) -> Config:
     """The config of a workdir. Plain data: nothing in it is run.
 
     Raises:
-      ValueError: it is not JSON, has keys that this version does not know, or values
-        of a wrong type.
+      ValueError: it is not JSON, or has keys that this version does not know.
     """
     config = default()
 
     def fill(target: Config, values: Mapping[str, Any], prefix: str) -> None:
         for key, value in values.items():
-            if key not in target and prefix != "optim.lr_multipliers.":
-                raise ValueError(f"config.json: {prefix}{key} is unknown here")
             if isinstance(value, dict):
-                if key not in target or not isinstance(target[key], ConfigDict):
-                    raise ValueError(f"config.json: {prefix}{key} holds no keys")
+                if key not in target:
+                    raise ValueError(f"config.json: {prefix}{key} is unknown here")
                 fill(target[key], value, f"{prefix}{key}.")
-                continue
-            try:
+            else:
+                if key not in target and prefix != "optim.lr_multipliers.":
+                    raise ValueError(f"config.json: {prefix}{key} is unknown here")
                 target[key] = tuple(value) if isinstance(value, list) else value
-            except TypeError as error:
-                text = f"config.json: {prefix}{key}={value!r} is of a wrong type"
-                raise ValueError(text) from error
 
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"config.json: it is damaged ({error}); bring it back from a copy, or "
-            "begin again in another --workdir"
-        ) from error
-    if not isinstance(values, dict):
-        raise ValueError("config.json: it holds no keys")
-    fill(config, values, "")
+    fill(config, json.loads(text), "")
     return config
 
 
@@ -572,33 +554,3 @@ def differences(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
         for key in sorted({*a, *b})
         if a.get(key) != b.get(key)
     }
-
-
-# What a resumed run may change: nothing here touches the steps already made.
-RESUMABLE = (
-    *("data.root", "data.check", "steps", "epochs"),
-    *("eval.", "checkpoint.", "logs.", "guard.", "mesh."),
-)
-
-
-def check_resumable(config: Config, workdir: Path) -> None:
-    """Refuse to go on in the workdir of another experiment.
-
-    Raises:
-      ValueError: with the difference, one key = ours (theirs) each.
-    """
-    stored = from_json((workdir / "config.json").read_text())
-    changed = {
-        key: values
-        for key, values in differences(config, stored).items()
-        if not key.startswith(RESUMABLE)
-    }
-    if changed:
-        text = "; ".join(
-            f"{key} is {ours!r} now and {theirs!r} there"
-            for key, (ours, theirs) in changed.items()
-        )
-        raise ValueError(
-            f"--workdir {workdir} holds a run with another config: {text}; name "
-            "another --workdir or restore the config"
-        )

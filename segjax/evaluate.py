@@ -18,7 +18,6 @@ from segjax.data import evaluation
 from segjax.metrics import Confusion, Tally, calibration_rows
 from segjax.tasks import Segmentation
 from segjax.views import Size
-from segjax.writing import write_text
 
 
 def _fetch(predictions: jax.Array) -> np.ndarray:
@@ -326,7 +325,7 @@ def evaluate(
     summary = logs.plain(summary | {"environment": environment})
     path = workdir / f"eval_{split}.json"
     if jax.process_index() == 0:
-        write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
         logs.class_table(summary, console)
         if of_pixels:
             logs.summary_table(summary, console)

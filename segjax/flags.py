@@ -11,6 +11,7 @@ HELP: dict[str, str] = {
     "train": "train, evaluate, checkpoint; resume what was begun",
     "evaluate": "evaluate a run's checkpoint on a whole split",
     "predict": "label, or classify, images of any size with a trained run",
+    "report": "one HTML file of what a run learned and where it fails",
     "import": "a run's folder from another program's weights",
     "export": "write a run's network or weights for other programs",
     "plan": "compile a run's steps for a TPU slice, without a TPU",
@@ -47,6 +48,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "segjax predict --workdir runs/a --input clip.mp4 --every 10 --output out/",
         "segjax predict --workdir runs/a --input - --output out/  # paths, from stdin",
         "segjax predict --workdir runs/a --split val --output out/",
+    ),
+    "report": (
+        "segjax report --workdir runs/a",
+        "segjax report --workdir runs/a --against runs/b --split test "
+        "--output a_and_b.html",
     ),
     "import": (
         "segjax import --weights unet.pth --encoder resnet34 --decoder unet "
@@ -88,11 +94,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 }
 """Command -> examples; ``segjax --help`` shows the first of each."""
 
-KNOBS = """\
-Every knob of segjax/config.py can be set by --config.KEY=VALUE.
-Exit codes: 0 all that was asked happened; 1 doctor found errors, diff differences; 2 a
-mistake, told in one line; 3 another process of the run is gone; 130 Ctrl-C; 143 stopped
-by SIGTERM: training has saved, the same command goes on from there."""
+KNOBS = "Every knob of segjax/config.py can be set by --config.KEY=VALUE."
 PROCESSES = ("train", "evaluate", "predict")
 """Commands that several processes run together."""
 
@@ -209,6 +211,18 @@ def _add_predict(added: argparse.ArgumentParser) -> None:
         default=8,
         help="neighbours of a pixel in a region; default: 8",
     )
+
+
+def _add_report(added: argparse.ArgumentParser) -> None:
+    _add_workdir(added)
+    added.add_argument(
+        "--against", metavar="DIR", help="another run's, compared image by image"
+    )
+    added.add_argument("--split", metavar="NAME", help="default: the run's own")
+    added.add_argument(
+        "--output", metavar="FILE.html", help="default: DIR/report_<split>.html"
+    )
+    _add_checkpoint(added)
 
 
 def _add_export(added: argparse.ArgumentParser) -> None:
@@ -345,6 +359,7 @@ FLAGS = {
     "train": _add_train,
     "evaluate": _add_evaluate,
     "predict": _add_predict,
+    "report": _add_report,
     "import": _add_import,
     "export": _add_export,
     "plan": _add_plan,

@@ -2,12 +2,6 @@
 
 ``segjax COMMAND`` and ``python -m segjax.main COMMAND`` are the same; without COMMAND
 it is ``train``.
-
-The exit code is 0 only when all that was asked happened; 1 where ``doctor`` found
-errors or ``diff`` differences; 2 after a mistake, a full disk or numbers that are not
-finite, said in one line; 3 when another process of the run is gone; 130 when
-interrupted (Ctrl-C); 143 when SIGTERM stopped a training run, which has saved: the same
-command goes on.
 """
 
 import argparse
@@ -20,7 +14,7 @@ from pathlib import Path
 
 from segjax import flags
 
-COMPUTING = ("train", "evaluate", "predict", "bench-input")
+COMPUTING = ("train", "evaluate", "predict", "report", "bench-input")
 SHARED = ("train", "evaluate", "predict")  # by several processes
 
 
@@ -78,6 +72,19 @@ def _predict(args: argparse.Namespace, overrides: Sequence[str]) -> None:
             every=args.every,
             programs=args.programs,
         ),
+    )
+
+
+def _report(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from segjax.report import report
+
+    report(
+        Path(args.workdir),
+        overrides,
+        against=Path(args.against) if args.against else None,
+        split=args.split,
+        output=Path(args.output) if args.output else None,
+        checkpoint=args.checkpoint,
     )
 
 
@@ -200,6 +207,7 @@ RUN = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "report": _report,
     "import": _import,
     "export": _export,
     "plan": _plan,
@@ -221,7 +229,11 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code, as the head of this file lists them."""
+    """Run a command; returns the exit code: 0 only when all that was asked happened.
+
+    1: ``doctor`` found errors, ``diff`` differences. 2: a mistake of the user's, in
+    one line. 3: another process of the run is gone. 130: interrupted.
+    """
     launched = argv is None  # not called from a program of the user's
     argv = list(sys.argv[1:] if launched else argv)
     if not argv or (argv[0] not in RUN and argv[0] not in ("-h", "--help")):
@@ -246,11 +258,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from segjax import processes
 
     # Of a failure the others have to hear: Python's own end would wait for them.
-    try:
-        with processes.ended_at_once(by=launched) as ending:
-            ending.code = _run(args, overrides)
-    except SystemExit as stop:  # all of them, together, by SIGTERM
-        return int(stop.code or 0)
+    with processes.ended_at_once(by=launched) as ending:
+        ending.code = _run(args, overrides)
     return ending.code
 
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +31,18 @@ def require_export() -> None:
     for name in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             _missing("export", f"{name} is not installed: [export] extra")
+
+
+def require_browser() -> tuple[ModuleType, str]:
+    """Playwright of the [browser] extra and the path of a Chromium, or skip."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    try:
+        playwright = importlib.import_module("playwright.sync_api")
+    except ImportError as error:
+        return _missing("browser", f"no playwright ({error}): [browser] extra")
+    if path is None:
+        return _missing("browser", "no chromium: apt-get install chromium")
+    return playwright, path
 
 
 def require_data(name: str) -> Path:

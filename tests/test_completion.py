@@ -37,8 +37,8 @@ def complete(script, *words: str) -> set[str]:
 def test_commands_flags_and_arguments(script):
     assert complete(script, "") == set(flags.HELP)
     assert complete(script, "ev") == {"evaluate"}
-    assert {"--workdir", "--split", "--help"} <= complete(script, "evaluate", "--")
-    assert "--split" not in complete(script, "predict", "--")
+    assert {"--workdir", "--against", "--help"} <= complete(script, "report", "--")
+    assert "--against" not in complete(script, "predict", "--")
     assert complete(script, "evaluate", "--checkpoint", "") == {"best", "latest"}
     assert complete(script, "import", "--encoder", "resnet1") == {
         *("resnet18", "resnet101", "resnet152")

@@ -1,1 +1,0 @@
-"""Faults made on purpose: runs are killed, and what comes out is compared."""

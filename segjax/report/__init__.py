@@ -1,0 +1,180 @@
+"""``segjax report``: what a run learned and where it fails, as one HTML file.
+
+The file opens offline, in any browser of the last years: pictures, data, style and
+script are in it, and it asks for nothing. Everything is computed here, from the
+checkpoint's predictions of a whole split; nothing is taken from an earlier evaluation.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from segjax import cache, logs, setup, views
+from segjax.batch import LabelSpec, Source
+from segjax.data import pipeline
+from segjax.report import page
+from segjax.report.account import Account, Truth
+from segjax.report.sections import Subject, read_lines
+
+__all__ = ["report"]
+
+
+@dataclass
+class Network:
+    """A run's network, ready to predict, and what its predictions add up to."""
+
+    workdir: Path
+    parts: setup.Parts
+    step: int
+    variables: Any
+    views: views.Views
+    account: Account
+
+    @classmethod
+    def load(
+        cls, workdir: Path, overrides: Sequence[str], checkpoint: str
+    ) -> "Network":
+        """The network of a run's checkpoint, on one device."""
+        device = jax.local_devices()[:1]
+        parts = setup.load_parts(workdir, list(overrides), device)
+        if parts.config.task != "segmentation":
+            raise ValueError(
+                f"--workdir {workdir} is a run of {parts.config.task}; report shows "
+                "segmentation: look at it with segjax evaluate and predict"
+            )
+        variables, step = setup.restore_variables(parts, workdir, checkpoint)
+        account = Account(parts.spec.num_classes)
+        return cls(workdir, parts, step, variables, views.views_of(parts), account)
+
+    def add(self, image: np.ndarray, truth: Truth) -> None:
+        """Predict an image [h, w, C] as config.eval says, and count."""
+        probabilities = self.views(self.variables, image)
+        prediction = probabilities.argmax(-1).astype(np.uint8)
+        self.account.add(truth, prediction, probabilities.max(-1))
+
+    def subject(self, name: str) -> Subject:
+        """What the page says of it."""
+        path = self.workdir / "result.json"
+        result = json.loads(path.read_text()) if path.is_file() else None
+        return Subject(
+            name,
+            self.parts.config,
+            cast(LabelSpec, self.parts.spec),
+            self.step,
+            sum(x.size for x in jax.tree.leaves(self.variables["params"])),
+            self.account,
+            self.account.confusion.summarize(self.parts.spec.names),
+            read_lines(self.workdir / "metrics.jsonl"),
+            result,
+        )
+
+
+def measure(
+    networks: Sequence[Network],
+    source: Source,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[tuple[bytes, bytes]]:
+    """Have each network predict each example once; returns the packed truths."""
+
+    def load(index: int):
+        example = source[index]
+        image, label = pipeline.checked(example, source.channels)
+        return image, Truth.of(label)
+
+    truths = []
+    examples = pipeline.in_background(
+        range(len(source)), load, threads=2, workers=0, prefetch=2
+    )
+    for done, (image, truth) in enumerate(examples, start=1):
+        for network in networks:
+            network.add(image, truth)
+        truths.append(truth.packed())
+        progress(done)
+    return truths
+
+
+def _check(workdir: Path, parts: setup.Parts, source: Source) -> None:
+    """Refuse a run that cannot be measured on this data."""
+    if parts.spec != source.spec:
+        raise ValueError(
+            f"the classes of the data ({', '.join(source.spec.names)}) are not those "
+            f"of {workdir} ({', '.join(parts.spec.names)})"
+        )
+    if parts.pre.channels != source.channels:
+        raise ValueError(
+            f"the data's images have {source.channels} channels and those of {workdir} "
+            f"{parts.pre.channels}; report on the data that it was trained for"
+        )
+    if not len(source):
+        raise ValueError("the split has no example; name another --split")
+
+
+def report(
+    workdir: Path,
+    overrides: Sequence[str] = (),
+    *,
+    against: Path | None = None,
+    split: str | None = None,
+    output: Path | None = None,
+    checkpoint: str = "best",
+) -> dict[str, Any]:
+    """Write a run's report, ``report_<split>.html`` in its workdir by default.
+
+    ``against`` is a second run's workdir: both predict the same examples, those of the
+    first run's split, and the report shows the paired difference.
+
+    Returns:
+      What the page is about: its path and the summaries of both runs.
+
+    Raises:
+      ValueError: a workdir, split or checkpoint is not there, or the second run's
+        classes or channels are not those of the data.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    cache.keep_compiled()
+    networks = [Network.load(workdir, overrides, checkpoint)]
+    parts = networks[0].parts
+    split = str(split or parts.config.data.eval_split)
+    source = setup.open_split(parts.config, split)
+    if against is not None:
+        networks.append(Network.load(against, (), checkpoint))
+    for network in networks:
+        _check(network.workdir, network.parts, source)
+    console = Console(soft_wrap=True)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(f"predicting {split}", total=len(source))
+        truths = measure(
+            networks, source, lambda done: bar.update(task, completed=done)
+        )
+    subjects = [network.subject(str(network.workdir)) for network in networks]
+    content = page.Content(
+        ours=subjects[0],
+        other=subjects[1] if against is not None else None,
+        split=split,
+        ids=source.ids(),
+        truths=truths,
+        source=source,
+        size=source.size(0),
+        command=shlex.join(["segjax", *sys.argv[1:]]),
+        environment=logs.environment(),
+    )
+    path = output or workdir / f"report_{split}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page.render(content), encoding="utf-8")
+    for subject in subjects:
+        score = 100 * (subject.summary["miou"] or 0.0)
+        console.print(
+            f"{subject.name}, step {subject.step}: mIoU {score:.2f} %", highlight=False
+        )
+    size = path.stat().st_size / 1e6
+    console.print(f"report: {path} ({size:.1f} MB)", highlight=False)
+    return {"path": path, "summaries": [s.summary for s in subjects]}

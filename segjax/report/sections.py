@@ -1,0 +1,348 @@
+"""What a report says, section by section: each gives HTML and the charts in it."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segjax import config as configs
+from segjax.batch import LabelSpec
+from segjax.report import charts, tables
+from segjax.report.account import DISTANCES, Account, tolerance
+from segjax.report.compare import Interval
+
+CURVES = 12
+"""Classes whose IoU is drawn over training at most: those that end lowest."""
+
+
+@dataclass
+class Subject:
+    """One run as a report sees it."""
+
+    name: str
+    config: Any
+    spec: LabelSpec
+    step: int
+    parameters: int
+    account: Account
+    summary: Mapping[str, Any]
+    lines: Sequence[Mapping[str, Any]] = ()
+    result: Mapping[str, Any] | None = None
+
+    def series(self, split: str, key: str, factor: float = 1.0):
+        """Points (step, value) of a key in the split's lines of metrics.jsonl."""
+        return [
+            (float(line["step"]), factor * line[key])
+            for line in self.lines
+            if line.get("split") == split and isinstance(line.get(key), int | float)
+        ]
+
+    @property
+    def eval_splits(self) -> list[str]:
+        """Splits other than train that the run scored while it trained."""
+        return list(
+            dict.fromkeys(x["split"] for x in self.lines if x["split"] != "train")
+        )
+
+
+@dataclass
+class Section:
+    """A part of the page with an anchor."""
+
+    anchor: str
+    title: str
+    html: str
+    charts: dict[str, Any] = field(default_factory=dict)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; none where there is no such file."""
+    lines = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # cut short by a kill
+            continue
+    return [x for x in lines if isinstance(x, dict) and {"step", "split"} <= {*x}]
+
+
+def _charts(found: Sequence[tuple[str, charts.Chart | None]]) -> tuple[str, dict]:
+    kept = {name: chart for name, chart in found if chart is not None}
+    html = "".join(chart.html for chart in kept.values())
+    return html, {name: chart.data for name, chart in kept.items()}
+
+
+def curves(ours: Subject, other: Subject | None) -> Section:
+    """Loss, mIoU and the rest over the steps of training."""
+    if not ours.lines:
+        note = "<p>There is no metrics.jsonl: the weights were imported.</p>"
+        return Section("curves", "Learning curves", note)
+    runs = [(ours, ("s0", "s1"), "")]
+    if other is not None:
+        runs.append((other, ("s2", "s3"), ", the other"))
+
+    def lines(key: str, factor: float = 1.0) -> list[charts.Series]:
+        found = []
+        for run, (first, second), of in runs:
+            points = run.series("train", key, factor)
+            found.append(charts.Series(f"train{of}", points, first))
+            for split in run.eval_splits:
+                points = run.series(split, key, factor)
+                found.append(charts.Series(f"{split}{of}", points, second, dots=True))
+        return [s for s in found if s.points]
+
+    titles = (
+        ("loss", "Loss", 1.0, True),
+        ("miou", "mIoU, %", 100.0, False),
+        ("lr", "Learning rate", 1.0, False),
+        ("gradient_norm", "Gradient norm", 1.0, True),
+        ("images_per_s", "Images per second", 1.0, False),
+    )
+    found = [
+        (
+            f"curve-{key}",
+            charts.line_chart(
+                f"curve-{key}",
+                title,
+                lines(key, factor),
+                percent=factor > 1,
+                log=log,
+            ),
+        )
+        for key, title, factor, log in titles
+    ]
+    found.insert(2, ("curve-classes", _class_curves(ours)))
+    html, data = _charts(found)
+    note = (
+        "<p>Training loss and mIoU are of the augmented batches since the line before; "
+        "evaluations are of whole splits. Point at a chart, or focus it and use the "
+        "arrow keys, to read values.</p>"
+    )
+    return Section(
+        "curves", "Learning curves", f'{note}<div class="grid">{html}</div>', data
+    )
+
+
+def _class_curves(ours: Subject) -> charts.Chart | None:
+    """IoU per class at each evaluation, in the classes' colours."""
+    lines = [x for x in ours.lines if x["split"] != "train" and "iou_per_class" in x]
+    if len(lines) < 2:
+        return None
+    last = lines[-1]["iou_per_class"]
+    names = sorted(last, key=lambda n: last[n] if last[n] is not None else 2.0)
+    palette = dict(zip(ours.spec.names, ours.spec.palette, strict=True))
+    series = [
+        charts.Series(
+            name,
+            [
+                (float(x["step"]), 100 * x["iou_per_class"][name])
+                for x in lines
+                if x["iou_per_class"].get(name) is not None
+            ],
+            "class",
+            palette.get(name),
+        )
+        for name in names[:CURVES]
+    ]
+    title = "IoU per class, %"
+    if len(names) > CURVES:
+        title = f"IoU of the {CURVES} classes that end lowest, %"
+    return charts.line_chart("curve-classes", title, series, percent=True)
+
+
+def classes(ours: Subject, found: Sequence[Interval]) -> Section:
+    """The table per class."""
+    absent = ours.summary["absent_classes"]
+    note = (
+        "<p>IoU = TP / (truth + predicted − TP), accuracy = TP / truth, precision = "
+        "TP / predicted, Dice = 2 TP / (truth + predicted), of the whole split's "
+        "pixels; <em>pixels</em> is the class's share of the truth, <em>images</em> "
+        "in how many it occurs. The interval is a bootstrap over images: another "
+        "sample of images, not another seed of training. A click on a heading "
+        "sorts.</p>"
+    )
+    if absent:
+        note += f"<p>Absent, not counted: {escape(', '.join(absent))}.</p>"
+    html = note + tables.classes(ours.account, ours.summary, found, ours.spec)
+    return Section("classes", "Classes", html)
+
+
+def confusion(ours: Subject, shown: Sequence[int]) -> Section:
+    """The matrix, and the place where its examples appear."""
+    note = (
+        "<p>What the network takes for what. Choose a cell off the diagonal to see the "
+        "images where that confusion is largest.</p>"
+    )
+    spec = ours.spec
+    if len(shown) < spec.num_classes:
+        note += (
+            f"<p>The {len(shown)} classes with the most wrong pixels of "
+            f"{spec.num_classes} are shown; the rest is added up as “others”.</p>"
+        )
+    html = note + tables.confusion(ours.account.confusion.matrix, shown, spec)
+    html += '<div id="examples" class="examples" tabindex="-1" hidden></div>'
+    return Section("confusion", "Confusion matrix", html)
+
+
+def gallery(groups: Mapping[str, Sequence[int]], titles: Mapping[str, str]) -> str:
+    """Places for pictures, which the script fills, under a heading per group."""
+    parts = []
+    for key, indices in groups.items():
+        if indices:
+            places = "".join(f'<div data-picture="{i}"></div>' for i in indices)
+            parts.append(f'<h3>{titles[key]}</h3><div class="pictures">{places}</div>')
+    return "".join(parts)
+
+
+def pictures(groups: Mapping[str, Sequence[int]], spec: LabelSpec) -> Section:
+    """Worst, median and best images, a legend, and how strong colours cover."""
+    note = (
+        "<p>By mIoU of the image alone. The slider, also with the arrow keys, wipes "
+        "from the image to the truth, the prediction and the errors; the words under "
+        "it jump there. Point at a picture to read the classes.</p>"
+        '<noscript><p class="warning">Pictures need JavaScript.</p></noscript>'
+    )
+    names = "".join(
+        f"<li>{tables.class_name(spec, k)}</li>" for k in range(spec.num_classes)
+    )
+    key = (
+        f'<details class="legends" open><summary>Colours</summary><ul class="legend">'
+        f"{names}</ul>"
+        '<ul class="legend"><li><i class="swatch near"></i>error at a boundary</li>'
+        '<li><i class="swatch inside"></i>error inside an area</li>'
+        '<li><i class="swatch unlabelled"></i>not labelled, not counted</li></ul>'
+        '<label class="cover">Colours cover <input type="range" id="cover" min="20" '
+        'max="100" value="75" step="5"></label></details>'
+    )
+    titles = {"worst": "Worst", "median": "In the middle", "best": "Best"}
+    return Section("gallery", "Gallery", note + key + gallery(groups, titles))
+
+
+def _distance_labels() -> list[str]:
+    return [*map(str, DISTANCES[:-1]), f"{DISTANCES[-1]}+"]
+
+
+def boundaries(runs: Sequence[Subject], size: tuple[int, int]) -> Section:
+    """Where errors lie: how far from a boundary, and where in the picture."""
+    series = []
+    for number, run in enumerate(runs):
+        valid, wrong = run.account.by_distance
+        points = [
+            (float(i), 100 * wrong[i] / valid[i]) for i in range(len(valid)) if valid[i]
+        ]
+        name = "this run" if number == 0 else "the other"
+        series.append(charts.Series(name, points, f"s{2 * number}"))
+    chart = charts.bar_chart(
+        "distance",
+        "Wrong pixels by distance to a true boundary, %",
+        _distance_labels(),
+        series,
+        x_label="px to the nearest boundary (from)",
+    )
+    (pixels, _), (near, _) = runs[0].account.near
+    valid, wrong = runs[0].account.near.sum(1)
+    note = (
+        f"<p><b>{100 * near / max(wrong, 1):.1f} %</b> of the {wrong:,} wrong pixels "
+        "lie within 0.75 % of the image's diagonal of a true boundary (the tolerance "
+        f"of SegNet's boundary F1; {tolerance(size)} px for an image of "
+        f"{size[1]} x {size[0]}), "
+        f"where {100 * pixels / max(valid, 1):.1f} % of all labelled pixels lie. A "
+        "boundary is where the true map changes, to unlabelled pixels too; a pixel "
+        "that touches it has distance 1.</p>"
+    )
+    html = f'{note}<div class="grid">{chart.html}{_plane(runs[0].account, size)}</div>'
+    return Section("boundaries", "Boundaries", html, {"distance": chart.data})
+
+
+def _plane(account: Account, size: tuple[int, int]) -> str:
+    """The share of wrong pixels by place in the picture, as a small PNG."""
+    valid, wrong = account.plane
+    share = np.divide(wrong, valid, out=np.zeros(valid.shape), where=valid > 0)
+    most = float(share.max()) or 1.0
+    cells = np.zeros((*share.shape, 4), np.uint8)
+    cells[..., :3] = (208, 32, 96)
+    cells[..., 3] = np.rint(255 * share / most)
+    buffer = io.BytesIO()
+    Image.fromarray(cells).save(buffer, format="PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    row, column = np.unravel_index(share.argmax(), share.shape)
+    words = ("top", "middle", "bottom")[int(3 * row / share.shape[0])]
+    side = ("left", "centre", "right")[int(3 * column / share.shape[1])]
+    note = (
+        f"Share of wrong pixels by place: at most {100 * most:.1f} %, at {words} {side}"
+    )
+    return (
+        '<figure class="chart"><figcaption><b>Wrong pixels by place in the picture, %'
+        '</b><ul class="legend"><li>0 <i class="ramp"></i> '
+        f'{100 * most:.1f}</li></ul></figcaption><img class="plane" alt="{note}" '
+        f'style="aspect-ratio:{size[1]}/{size[0]}" src="data:image/png;base64,{data}">'
+        "</figure>"
+    )
+
+
+def calibration(runs: Sequence[Subject]) -> Section:
+    """The reliability diagram and how often each confidence occurs."""
+    series, shares, notes = [], [], []
+    for number, run in enumerate(runs):
+        name, look = ("this run", "s0") if number == 0 else ("the other", "s2")
+        pixels, hits, confidence = run.account.calibration
+        used = np.flatnonzero(pixels)
+        points = [
+            (100 * confidence[i] / pixels[i], 100 * hits[i] / pixels[i]) for i in used
+        ]
+        series.append(charts.Series(name, points, look))
+        share = 100 * pixels / max(pixels.sum(), 1)
+        shares.append(charts.Series(name, list(enumerate(share.tolist())), look))
+        error = run.account.calibration_error()
+        if error is not None:
+            notes.append(f"{name}: <b>{100 * error:.2f} %</b>")
+    count = len(runs[0].account.calibration[0])
+    error = "; ".join(notes)
+    diagram = charts.diagonal_chart(
+        "reliability",
+        "Accuracy, %, by confidence",
+        series,
+        x_label="mean confidence of the bin, %",
+        note=f"Reliability diagram with {count} bins; expected calibration error "
+        + error.replace("<b>", "").replace("</b>", ""),
+    )
+    ends = [f"{100 * (i + 1) / count:.0f}" for i in range(count)]
+    bars = charts.bar_chart(
+        "confidence",
+        "Share of pixels by confidence, %",
+        ends,
+        shares,
+        x_label="confidence up to, %",
+        every=2,
+    )
+    note = (
+        f"<p>Expected calibration error over {count} equal bins (Guo et al. 2017): "
+        f"{error or 'no pixels'}. Confidence is the largest softmax probability of a "
+        "pixel, from the predictions made for this report. Under the diagonal the "
+        "network is surer than it is right.</p>"
+    )
+    html = f'{note}<div class="grid">{diagram.html}{bars.html}</div>'
+    data = {"reliability": diagram.data, "confidence": bars.data}
+    return Section("calibration", "Calibration", html, data)
+
+
+def settings(ours: Subject) -> str:
+    """Every knob of the run; what differs from its default is marked."""
+    known, flat = configs.flatten(configs.default()), configs.flatten(ours.config)
+    rows = []
+    for key, value in flat.items():
+        changed = key not in known or known[key] != value
+        default = known.get(key, "–")
+        rows.append((f"{key}{'*' if changed else ''}", value, default))
+    toggle = (
+        '<label class="toggle"><input type="checkbox" id="changed-only" checked> only '
+        "what differs from the default (*)</label>"
+    )
+    return toggle + tables.pairs("config", "Config", ("key", "value", "default"), rows)
