@@ -184,6 +184,9 @@ def default() -> Config:
         tensorboard=True,
         pictures=4,  # evaluation examples drawn into predictions/
     )
+    config.guard = _options(
+        max_skipped=10,  # updates skipped in a row (not finite) that stop the run
+    )
     config.mesh = _options(
         data=-1,  # devices over which the batch is split; -1: all that are left
         fsdp=1,  # devices over which batch, parameters and optimizer are split
@@ -213,7 +216,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 POSITIVE = (
     "steps epochs data.batch_size data.subset data.threads eval.every eval.batch_size "
-    "eval.bucket checkpoint.every checkpoint.keep logs.every optim.accumulate"
+    "eval.bucket checkpoint.every checkpoint.keep logs.every optim.accumulate "
+    "guard.max_skipped"
 ).split()
 
 Chosen = Callable[[Config], bool]
@@ -527,22 +531,36 @@ def from_json(text: str) -> Config:
     """The config of a workdir. Plain data: nothing in it is run.
 
     Raises:
-      ValueError: it is not JSON, or has keys that this version does not know.
+      ValueError: it is not JSON, has keys that this version does not know, or values
+        of a wrong type.
     """
     config = default()
 
     def fill(target: Config, values: Mapping[str, Any], prefix: str) -> None:
         for key, value in values.items():
+            if key not in target and prefix != "optim.lr_multipliers.":
+                raise ValueError(f"config.json: {prefix}{key} is unknown here")
             if isinstance(value, dict):
-                if key not in target:
-                    raise ValueError(f"config.json: {prefix}{key} is unknown here")
+                if key not in target or not isinstance(target[key], ConfigDict):
+                    raise ValueError(f"config.json: {prefix}{key} holds no keys")
                 fill(target[key], value, f"{prefix}{key}.")
-            else:
-                if key not in target and prefix != "optim.lr_multipliers.":
-                    raise ValueError(f"config.json: {prefix}{key} is unknown here")
+                continue
+            try:
                 target[key] = tuple(value) if isinstance(value, list) else value
+            except TypeError as error:
+                text = f"config.json: {prefix}{key}={value!r} is of a wrong type"
+                raise ValueError(text) from error
 
-    fill(config, json.loads(text), "")
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"config.json: it is damaged ({error}); bring it back from a copy, or "
+            "begin again in another --workdir"
+        ) from error
+    if not isinstance(values, dict):
+        raise ValueError("config.json: it holds no keys")
+    fill(config, values, "")
     return config
 
 
@@ -554,3 +572,33 @@ def differences(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
         for key in sorted({*a, *b})
         if a.get(key) != b.get(key)
     }
+
+
+# What a resumed run may change: nothing here touches the steps already made.
+RESUMABLE = (
+    *("data.root", "data.check", "steps", "epochs"),
+    *("eval.", "checkpoint.", "logs.", "guard.", "mesh."),
+)
+
+
+def check_resumable(config: Config, workdir: Path) -> None:
+    """Refuse to go on in the workdir of another experiment.
+
+    Raises:
+      ValueError: with the difference, one key = ours (theirs) each.
+    """
+    stored = from_json((workdir / "config.json").read_text())
+    changed = {
+        key: values
+        for key, values in differences(config, stored).items()
+        if not key.startswith(RESUMABLE)
+    }
+    if changed:
+        text = "; ".join(
+            f"{key} is {ours!r} now and {theirs!r} there"
+            for key, (ours, theirs) in changed.items()
+        )
+        raise ValueError(
+            f"--workdir {workdir} holds a run with another config: {text}; name "
+            "another --workdir or restore the config"
+        )

@@ -18,6 +18,7 @@ from segjax.data import evaluation
 from segjax.metrics import Confusion, Tally, calibration_rows
 from segjax.tasks import Segmentation
 from segjax.views import Size
+from segjax.writing import write_text
 
 
 def _fetch(predictions: jax.Array) -> np.ndarray:
@@ -325,7 +326,7 @@ def evaluate(
     summary = logs.plain(summary | {"environment": environment})
     path = workdir / f"eval_{split}.json"
     if jax.process_index() == 0:
-        path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         logs.class_table(summary, console)
         if of_pixels:
             logs.summary_table(summary, console)

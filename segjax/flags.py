@@ -94,7 +94,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 }
 """Command -> examples; ``segjax --help`` shows the first of each."""
 
-KNOBS = "Every knob of segjax/config.py can be set by --config.KEY=VALUE."
+KNOBS = """\
+Every knob of segjax/config.py can be set by --config.KEY=VALUE.
+Exit codes: 0 all that was asked happened; 1 doctor found errors, diff differences; 2 a
+mistake, told in one line; 3 another process of the run is gone; 130 Ctrl-C; 143 stopped
+by SIGTERM: training has saved, the same command goes on from there."""
 PROCESSES = ("train", "evaluate", "predict")
 """Commands that several processes run together."""
 

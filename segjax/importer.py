@@ -13,6 +13,7 @@ from segjax import config as configs
 from segjax.batch import LabelSpec, default_palette
 from segjax.config import Config
 from segjax.data.classes import read_classes
+from segjax.lock import Lock
 from segjax.preprocessing import preprocessing
 
 SIZE = 512  # px, that a workdir names where nobody says what the network trained on
@@ -80,11 +81,12 @@ def import_weights(
         )
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    workdir.mkdir(parents=True, exist_ok=True)
-    saved = checkpoint.Checkpoints(workdir / "checkpoints", keep_last=1, keep_best=0)
-    saved.save(0, variables, force=True)
-    saved.close()
-    setup.save_description(workdir, parts)
+    with Lock(workdir):
+        checkpoints = workdir / "checkpoints"
+        saved = checkpoint.Checkpoints(checkpoints, keep_last=1, keep_best=0)
+        saved.save(0, variables, force=True)
+        saved.close()
+        setup.save_description(workdir, parts)
     model = config.model
     print(
         f"{model.encoder} + {model.decoder} like {model.like}, {spec.num_classes} "

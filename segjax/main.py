@@ -2,6 +2,12 @@
 
 ``segjax COMMAND`` and ``python -m segjax.main COMMAND`` are the same; without COMMAND
 it is ``train``.
+
+The exit code is 0 only when all that was asked happened; 1 where ``doctor`` found
+errors or ``diff`` differences; 2 after a mistake, a full disk or numbers that are not
+finite, said in one line; 3 when another process of the run is gone; 130 when
+interrupted (Ctrl-C); 143 when SIGTERM stopped a training run, which has saved: the same
+command goes on.
 """
 
 import argparse
@@ -229,11 +235,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 only when all that was asked happened.
-
-    1: ``doctor`` found errors, ``diff`` differences. 2: a mistake of the user's, in
-    one line. 3: another process of the run is gone. 130: interrupted.
-    """
+    """Run a command; returns the exit code, as the head of this file lists them."""
     launched = argv is None  # not called from a program of the user's
     argv = list(sys.argv[1:] if launched else argv)
     if not argv or (argv[0] not in RUN and argv[0] not in ("-h", "--help")):
@@ -258,8 +260,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from segjax import processes
 
     # Of a failure the others have to hear: Python's own end would wait for them.
-    with processes.ended_at_once(by=launched) as ending:
-        ending.code = _run(args, overrides)
+    try:
+        with processes.ended_at_once(by=launched) as ending:
+            ending.code = _run(args, overrides)
+    except SystemExit as stop:  # all of them, together, by SIGTERM
+        return int(stop.code or 0)
     return ending.code
 
 

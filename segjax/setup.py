@@ -26,6 +26,7 @@ from segjax.optim import OPTIONS as OPTIM_OPTIONS
 from segjax.optim import make_optimizer, make_schedule
 from segjax.preprocessing import Preprocessing, pair
 from segjax.tasks import TASKS, Task
+from segjax.writing import write_text
 
 
 def data_options(config: Config) -> dict[str, Any]:
@@ -298,9 +299,7 @@ def save_description(workdir: Path, parts: Parts) -> None:
     # The config last: where it is, the workdir is one to resume.
     texts["config.json"] = configs.to_json(parts.config)
     for name, text in texts.items():
-        temporary = workdir / f"{name}.tmp"
-        temporary.write_text(text + "\n")
-        temporary.replace(workdir / name)
+        write_text(workdir / name, text + "\n")
 
 
 def load_parts(

@@ -44,7 +44,8 @@ class TrainState:
     """All that a run carries from step to step (and saves).
 
     ``ema`` is the moving average of ``params`` or None. ``batch_stats`` is {} for a
-    network without running statistics.
+    network without running statistics. ``skipped`` (int32[]) counts the updates that
+    were skipped in a row up to here (:func:`make_train_step`).
     """
 
     step: jax.Array
@@ -52,6 +53,7 @@ class TrainState:
     batch_stats: Any
     opt_state: optax.OptState
     ema: Any = None
+    skipped: jax.Array = struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
 
     def variables(self, averaged: bool = True) -> dict[str, Any]:
         """What ``model.apply`` takes; the averaged parameters where there are any."""
@@ -168,6 +170,66 @@ def count_confusion(scores, predicted, labels, num_classes: int, platform: str):
     }
 
 
+# Arrays of fewer elements are reduced together: a TPU would start a kernel for each of
+# a hundred biases and statistics. (Larger ones may be sharded, and fill a kernel.)
+SMALL = 2**14
+
+
+def _together(tree) -> list[jax.Array]:
+    """The leaves of a tree, the small ones as one vector."""
+    leaves = jax.tree.leaves(tree)
+    small = [leaf.ravel() for leaf in leaves if leaf.size < SMALL]
+    large = [leaf for leaf in leaves if leaf.size >= SMALL]
+    return [*large, jnp.concatenate(small)] if small else large
+
+
+def _norm(grads) -> jax.Array:
+    """float32[]: the global norm of the gradients."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in _together(grads)))
+
+
+def _is_finite(value, norm, stats) -> jax.Array:
+    """bool[]: whether an update with these may be taken.
+
+    ``norm`` is the gradient's: finite only if every element is (and, in float32, the
+    sum of their squares). Statistics can overflow where both are finite: activations
+    of 1e20 have an infinite variance, by which they are divided to 0.
+    """
+    sums = [jnp.sum(leaf) for leaf in _together(stats)]
+    return jnp.all(jnp.isfinite(jnp.stack([value, norm, *sums])))
+
+
+def _update(
+    state: TrainState, tx, value, grads, stats, ema_decay: float | None
+) -> tuple[TrainState, jax.Array]:
+    """The state after one step, or the old one with the step counted; gradient norm."""
+    norm = _norm(grads)
+    finite = _is_finite(value, norm, stats)
+
+    def take():
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay is not None:
+            ema = ema_update(ema, params, ema_decay, state.step)
+        return params, stats, opt_state, ema
+
+    def skip():
+        # Flax's own batch norm starts float64 statistics as float32.
+        old = jax.tree.map(
+            lambda old, new: old.astype(new.dtype), state.batch_stats, stats
+        )
+        return state.params, old, state.opt_state, state.ema
+
+    # Both branches write into the donated state; it is never held twice. Selecting new
+    # or old array by array would cost the same on a TPU, but more passes over the
+    # parameters on a CPU: there each new array is computed anew for every reader.
+    params, stats, opt_state, ema = jax.lax.cond(finite, take, skip)
+    skipped = jnp.where(finite, 0, state.skipped + 1)
+    after = TrainState(state.step + 1, params, stats, opt_state, ema, skipped)
+    return after, norm
+
+
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -188,9 +250,15 @@ def make_train_step(
 
     ``batch`` is a training batch (:mod:`segjax.batch`) on the mesh. ``metrics`` has
     ``loss`` (mean over the valid pixels of the global batch), ``gradient_norm``
-    (float32[]) and what ``count`` counts of the augmented batch as the network saw it
-    (``count_confusion``: ``confusion`` int32[K, K]). A classifier's labels are int[B],
-    its ``loss`` an :class:`segjax.losses.image.ImageLoss`.
+    (float32[]), what ``count`` counts of the augmented batch as the network saw it
+    (``count_confusion``: ``confusion`` int32[K, K]) and ``skipped`` (int32[]). A
+    classifier's labels are int[B], its ``loss`` an
+    :class:`segjax.losses.image.ImageLoss`.
+
+    Where the loss, the gradient or a new running statistic is not finite, the update is
+    skipped: parameters, statistics, optimizer state and average stay as they were, and
+    only ``step`` goes on, so that the next step sees the next batch. ``skipped`` is
+    then how many updates have been skipped in a row; else 0.
     """
     platform = sharding.platform(mesh)
 
@@ -211,23 +279,13 @@ def make_train_step(
             accumulate,
         )
         with jax.named_scope("optimizer"):
-            updates, opt_state = tx.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            ema = state.ema
-            if ema_decay is not None:
-                ema = ema_update(ema, params, ema_decay, state.step)
+            new_state, norm = _update(state, tx, value, grads, stats, ema_decay)
         metrics = {
             "loss": value,
-            "gradient_norm": optax.tree.norm(grads),
+            "gradient_norm": norm,
+            "skipped": new_state.skipped,
             **counted,
         }
-        new_state = TrainState(
-            step=state.step + 1,
-            params=params,
-            batch_stats=stats,
-            opt_state=opt_state,
-            ema=ema,
-        )
         return new_state, metrics
 
     return jax.jit(

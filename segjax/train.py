@@ -1,13 +1,12 @@
 """``segjax train``: the loop, as the list of its events."""
 
 import json
-import math
 import shlex
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -15,79 +14,20 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from segjax import cache, card, checkpoint, logs, setup, sharding
+from segjax import cache, card, checkpoint, guards, logs, setup, sharding
 from segjax import config as configs
 from segjax import step as steps
 from segjax.batch import LabelSpec
 from segjax.config import Config
+from segjax.data.pipeline import example_indices
 from segjax.doctor import check
 from segjax.evaluate import evaluate_split
+from segjax.lock import Lock
+from segjax.log_line import LogLine
 from segjax.preprocessing import preprocessing
-from segjax.tasks import Task
+from segjax.stopping import Stopping, Terminated
 from segjax.warm import warm_start
-
-# What a resumed run may change: nothing here touches the steps already made.
-RESUMABLE = (
-    *("data.root", "data.check", "steps", "epochs"),
-    *("eval.", "checkpoint.", "logs.", "mesh."),
-)
-
-
-def check_resumable(config: Config, workdir: Path) -> None:
-    """Refuse to go on in the workdir of another experiment.
-
-    Raises:
-      ValueError: with the difference, one key = ours (theirs) each.
-    """
-    stored = configs.from_json((workdir / "config.json").read_text())
-    changed = {
-        key: values
-        for key, values in configs.differences(config, stored).items()
-        if not key.startswith(RESUMABLE)
-    }
-    if changed:
-        text = "; ".join(
-            f"{key} is {ours!r} now and {theirs!r} there"
-            for key, (ours, theirs) in changed.items()
-        )
-        raise ValueError(
-            f"--workdir {workdir} holds a run with another config: {text}; name "
-            "another --workdir or restore the config"
-        )
-
-
-@dataclass
-class Window:
-    """Means over the steps since the last line of the log."""
-
-    task: Task
-    losses: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    counts: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def add(self, metrics: dict[str, Any]) -> None:
-        """Take one step's fetched metrics."""
-        self.losses.append(float(metrics["loss"]))
-        self.norms.append(float(metrics["gradient_norm"]))
-        for key in metrics.keys() - {"loss", "gradient_norm"}:
-            count = np.asarray(metrics[key], np.int64)
-            self.counts[key] = self.counts.get(key, 0) + count
-
-    def scalars(self, names: tuple[str, ...]) -> dict[str, float | None]:
-        """The line's values; the task's are of the augmented training batches."""
-        return {
-            "loss": float(np.mean(self.losses)),
-            "gradient_norm": float(np.mean(self.norms)),
-            **self.task.scalars(self.counts, names),
-        }
-
-
-def logged_seconds(path: Path) -> float:
-    """The wall time that the last line of a metrics.jsonl tells; 0 without one."""
-    seconds = 0.0
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        seconds = json.loads(line).get("seconds", seconds)
-    return seconds
+from segjax.writing import write_text, writing
 
 
 def on_devices(batches: Iterable, mesh, meter: logs.Meter, ahead: int = 2) -> Iterator:
@@ -99,6 +39,16 @@ def on_devices(batches: Iterable, mesh, meter: logs.Meter, ahead: int = 2) -> It
                 batch = next(batches)
             queue.append(sharding.to_devices(batch, mesh))
         yield queue.popleft()
+
+
+def next_batch(feed: Iterator, stopping: Stopping) -> Any:
+    """The next batch; None where SIGTERM ended the processes that load it, too."""
+    try:
+        return next(feed)
+    except RuntimeError:
+        if not stopping.told:
+            raise
+        return None
 
 
 class Run:
@@ -116,6 +66,9 @@ class Run:
         self.eval_steps = setup.event_steps(config, config.eval.every, examples)
         self.save_steps = setup.event_steps(config, config.checkpoint.every, examples)
         self.main_process = jax.process_index() == 0
+        self.lock: Lock | None = None
+        self.logs: Any = None
+        self.checkpoints: Any = None
         self.started = time.perf_counter()
         self.earlier_seconds = 0.0
         self.summary: dict[str, Any] = {}
@@ -128,15 +81,28 @@ class Run:
             return []  # All are brought to one size.
         return [self.eval_source.size(i) for i in range(len(self.eval_source))]
 
+    def claim(self) -> None:
+        """Make the workdir this run's alone; all processes fail where one does."""
+        error = None
+        try:
+            if self.main_process:
+                self.lock = Lock(self.workdir)
+        except ValueError as found:
+            error = found
+        if not checkpoint.everywhere(error is None):
+            raise error or ValueError(
+                f"process 0 cannot use --workdir {self.workdir}; it says why"
+            )
+
     def open(self) -> None:
         """Make or reopen the workdir; build state and steps; restore what is there."""
         config, parts = self.config, self.parts
         resumed = (self.workdir / "config.json").is_file()
         if resumed:
-            check_resumable(config, self.workdir)
+            configs.check_resumable(config, self.workdir)
         warnings = [] if resumed else self.check_data()
+        self.claim()
         if self.main_process:
-            self.workdir.mkdir(parents=True, exist_ok=True)
             setup.save_description(self.workdir, parts)
             card.save_origin(self.workdir, config, self.train_source, self.eval_source)
         self.logs = logs.Logs(
@@ -156,15 +122,19 @@ class Run:
             metric=parts.task.metric,
             warn=self.logs.warn,
         )
+        notes: dict[str, Any] = {}
         if self.checkpoints.latest() is not None:
             self.state, self.step = self.checkpoints.restore(None, abstract)
+            notes = self.checkpoints.notes(self.step)
             self.logs.info(f"resuming {self.workdir} at step {self.step}")
         else:
             self.state, self.step = self.fresh_state(), 0
         self.logs.truncate_after(self.step)
-        self.earlier_seconds = logged_seconds(self.logs.path)
+        self.earlier_seconds = notes.get("seconds", 0.0)
+        self.skipped = notes.get("skipped", 0)
         self.meter = logs.Meter()
-        self.window = Window(self.parts.task)
+        self.line = LogLine.from_dict(notes.get("line", {}))
+        self.is_finite = jax.jit(guards.is_finite)
         self.waiting = None
 
     def check_data(self) -> list[str]:
@@ -191,27 +161,49 @@ class Run:
         self.eval_step = self.parts.eval_step()
         self.logs.info(f"train step compiled in {time.perf_counter() - start:.1f} s")
 
+    def advance(self, batch) -> None:
+        """One step; its metrics are waited for when the next one is under way."""
+        with jax.transfer_guard("disallow"):
+            self.state, metrics = self.train_step(self.state, batch)
+        self.fetch()
+        self.waiting = metrics
+        self.step += 1
+        self.meter.step(self.config.data.batch_size)
+        self.logs.progress(self.step)
+
     def fetch(self) -> None:
         """Take the metrics of the step before; the devices are busy with the next."""
         if self.waiting is None:
             return
-        metrics = jax.device_get(self.waiting)
+        metrics, step = jax.device_get(self.waiting), self.step
         self.waiting = None
-        if not math.isfinite(metrics["loss"]):
-            raise ValueError(
-                f"the loss is {metrics['loss']} at or before step {self.step}; lower "
-                "config.optim.lr, set config.optim.clip_norm, or look at the data"
-            )
-        self.window.add(metrics)
+        self.line.add(metrics)
+        if metrics["skipped"]:
+            self.skip(step, metrics)
+
+    def skip(self, step: int, metrics: dict[str, Any]) -> None:
+        """A line about an update that was skipped; the end, after too many in a row."""
+        self.skipped += 1
+        in_row, source = int(metrics["skipped"]), self.train_source
+        chosen = example_indices(
+            self.config.seed, step - 1, self.config.data.batch_size, len(source)
+        )
+        known: Any = source.ids()
+        ids = [known[index] for index in chosen]
+        self.logs.skipped(step, guards.reason(metrics), in_row, ids)
+        guards.check_in_a_row(step, in_row, self.config.guard.max_skipped, ids)
 
     def log(self) -> None:
         """One line of metrics.jsonl."""
         self.fetch()
-        scalars = self.window.scalars(self.spec.names)
-        scalars |= {"lr": float(self.schedule(self.step - 1))} | self.meter.read()
+        scalars = self.line.scalars()
+        scalars |= self.parts.task.scalars(self.line.counts, self.spec.names)
+        # The optimizer does not count what was skipped.
+        updates = max(self.step - 1 - self.skipped, 0)
+        scalars |= {"lr": float(self.schedule(updates))} | self.meter.read()
         scalars["seconds"] = self.seconds()
         self.logs.train(self.step, scalars)
-        self.window = Window(self.parts.task)
+        self.line = LogLine()
 
     def measure(self) -> None:
         """Score the evaluation split, with averaged parameters where there are any."""
@@ -239,10 +231,30 @@ class Run:
         """A checkpoint, written while training goes on."""
         self.fetch()
         with self.meter.pause():
+            finite = jax.device_get(self.is_finite(self.state.params))
+            guards.check_saved(self.step, bool(finite))
             evaluated = self.step in self.eval_steps
             self.checkpoints.save(
-                self.step, self.state, self.summary if evaluated else None
+                self.step,
+                self.state,
+                self.summary if evaluated else None,
+                # What the log of a resumed run needs to go on as if never stopped.
+                notes={
+                    "line": self.line.to_dict(),
+                    "skipped": self.skipped,
+                    "seconds": self.seconds(),
+                },
             )
+
+    def stop(self) -> None:
+        """Save once, and end: the same command goes on from here, bit for bit."""
+        self.save()
+        self.checkpoints.wait()
+        self.logs.info(
+            f"SIGTERM: saved step {self.step} of {self.total}; the same command with "
+            f"--workdir {self.workdir} goes on from there"
+        )
+        raise Terminated
 
     def draw(self) -> Path | None:
         """predictions/*.png: image | truth | prediction; the path of all in one."""
@@ -275,8 +287,8 @@ class Run:
         """Wall time of the run so far, earlier sessions included."""
         return self.earlier_seconds + time.perf_counter() - self.started
 
-    def loop(self) -> None:
-        """Step, log, evaluate, save, to the end."""
+    def loop(self, stopping: Stopping) -> None:
+        """Step, log, evaluate, save, to the end or until told to stop."""
         if self.step < self.total:
             feed = on_devices(
                 setup.train_batches(self.config, self.train_source, self.step),
@@ -290,24 +302,17 @@ class Run:
             self.eval_step = self.parts.eval_step()
             self.measure()
         while self.step < self.total:
-            with jax.transfer_guard("disallow"):
-                self.state, metrics = self.train_step(self.state, batch)
-            self.fetch()
-            self.waiting = metrics
-            self.step += 1
-            self.meter.step(self.config.data.batch_size)
-            self.logs.progress(self.step)
+            self.advance(batch)
             if self.step < self.total:
-                batch = next(feed)
-            # A line before each save too: a window that a checkpoint cuts in two
-            # would read differently after a resume.
-            saving = self.step in self.save_steps
-            if self.step % self.config.logs.every == 0 or saving:
+                batch = next_batch(feed, stopping)
+            if self.step % self.config.logs.every == 0 or self.step == self.total:
                 self.log()
             if self.step in self.eval_steps:
                 self.evaluate()
-            if saving:
+            if self.step in self.save_steps:
                 self.save()
+            if self.step < self.total and stopping.due(self.step):
+                self.stop()
         self.checkpoints.wait()
 
     def finish(self) -> dict[str, Any]:
@@ -324,28 +329,37 @@ class Run:
         }
         if self.main_process:
             path = self.workdir / "result.json"
-            path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+            write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
             logs.class_table(self.summary, self.logs.console)
-            picture = self.draw()
+            with writing(self.workdir / "predictions"):
+                picture = self.draw()
             self.logs.info(f"result: {path}")
             if picture:
                 self.logs.info(f"picture (image, truth, prediction): {picture}")
         return result
 
     def close(self) -> None:
-        """Let go of files and threads, also after an error."""
-        for part in ("checkpoints", "logs"):
-            if hasattr(self, part):
-                getattr(self, part).close()
+        """Let go of files and threads, also after an error; the lock comes last."""
+        with ExitStack() as stack:
+            for part in (self.lock, self.logs, self.checkpoints):
+                if part is not None:
+                    stack.callback(part.close)
 
 
 def train(config: Config, workdir: Path) -> dict[str, Any]:
-    """Train, evaluate and draw; returns what ``result.json`` holds."""
+    """Train, evaluate and draw; returns what ``result.json`` holds.
+
+    Raises:
+      ValueError: a mistake of the user's, or too many updates in a row skipped.
+      OSError: the workdir could not be written.
+      Terminated: SIGTERM stopped the run, which saved its state before.
+    """
     cache.keep_compiled()
     run = Run(config, workdir)
-    try:
-        run.open()
-        run.loop()
-        return run.finish()
-    finally:
-        run.close()
+    with Stopping() as stopping:
+        try:
+            run.open()
+            run.loop(stopping)
+            return run.finish()
+        finally:
+            run.close()

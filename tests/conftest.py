@@ -1,7 +1,10 @@
 """Settings for every test: eight virtual CPU devices, no silent broadcasting."""
 
 import os
+import resource
+import signal
 import tempfile
+from contextlib import contextmanager
 
 flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in flags:
@@ -35,3 +38,24 @@ def pytest_runtest_setup(item):
     if item.get_closest_marker("parity"):
         for name in PEERS:
             require_parity(name)
+
+
+@pytest.fixture
+def full_disk():
+    """A function of a number of bytes: within it no file can grow beyond that.
+
+    Writing more fails as on a full disk, with another errno, and needs no mount.
+    """
+
+    @contextmanager
+    def limited(size: int):
+        old = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return limited

@@ -3,12 +3,12 @@
 import json
 import logging
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import jax
@@ -88,7 +88,9 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     checkpoints = Checkpoints(workdir / "checkpoints", keep_last=2)
     for step, miou in ((1, 0.9), (2, 0.5), (3, 0.6)):
-        checkpoints.save(step, placed(make_state(step)), {"miou": miou})
+        checkpoints.save(
+            step, placed(make_state(step)), {"miou": miou}, notes={"of": step}
+        )
     checkpoints.close()
     return workdir
 
@@ -140,6 +142,25 @@ def test_donated_buffers_are_saved_as_they_were(tmp_path):
     checkpoints.close()
 
 
+def test_notes_are_kept_as_they_were(tmp_path, monkeypatch):
+    # They are written in the background, when the run has gone on already.
+    write, changed = Checkpoints._write_digest, threading.Event()
+
+    def late(self):
+        assert changed.wait(60)
+        write(self)
+
+    monkeypatch.setattr(Checkpoints, "_write_digest", late)
+    checkpoints, _ = reopen(tmp_path)
+    notes = {"losses": [0.1, 1 / 3]}
+    checkpoints.save(1, {"x": np.arange(3)}, notes=notes)
+    notes["losses"].append(2.0)
+    changed.set()
+    checkpoints.close()
+    assert checkpoints.notes(1) == {"losses": [0.1, 1 / 3]}
+    assert checkpoints.notes(2) == {}
+
+
 def test_last_and_best_stay(tmp_path):
     scores = {1: 0.1, 2: 0.9, 3: None, 4: 0.3, 5: float("nan"), 6: 0.2, 7: np.float32()}
     checkpoints, _ = reopen(tmp_path)
@@ -179,9 +200,13 @@ def test_options_are_checked(tmp_path, options):
         reopen(tmp_path, **options)
 
 
+# What orbax keeps beside the state: without it the state is still read.
+OF_ORBAX = ("metrics/", "_CHECKPOINT_METADATA", "commit_success.txt")
+
+
 def files_of(folder):
     names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
-    return sorted(n for n in names if n.startswith("default") or n == "digest.json")
+    return sorted(n for n in names if not n.startswith(OF_ORBAX))
 
 
 def damage(path, how):
@@ -195,11 +220,13 @@ def damage(path, how):
         path.write_bytes(raw[: middle if how == "cut" else 0])
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "flipped"])
+@pytest.mark.parametrize("how", ["cut", "empty", "flipped", "gone"])
 def test_damage_to_any_file_falls_back(run, copy, how):
     state = abstract(make_state())
     names = files_of(copy / "3")
     assert len(names) > 5
+    if how == "gone":  # without the list the files are taken as they are
+        names.remove("digest.json")
     for name in names:
         damage(copy / "3" / name, how)
         checkpoints, warnings = reopen(copy)
@@ -208,12 +235,32 @@ def test_damage_to_any_file_falls_back(run, copy, how):
         assert len(warnings) == 1 and "\n" not in warnings[0]
         assert warnings[0].startswith(f"checkpoint 3 of {copy} is damaged (")
         assert name in warnings[0] or name == "digest.json"
+        assert checkpoints.notes(2) == {"of": 2}
         assert checkpoints.steps() == [1, 2]
         assert (copy / "damaged-3").is_dir()
         checkpoints.close()
         shutil.rmtree(copy / "damaged-3")
         shutil.copytree(run / "checkpoints/3", copy / "3")
     assert_same(restored, make_state(2))
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "gone"])
+def test_damage_beside_the_state_costs_no_step(run, copy, how):
+    files = (p for p in (copy / "3").rglob("*") if p.is_file())
+    others = {str(p.relative_to(copy / "3")) for p in files} - {*files_of(copy / "3")}
+    assert any(name.startswith("metrics/") for name in others), others
+    if how == "gone":
+        others.add("digest.json")
+    for name in sorted(others):
+        damage(copy / "3" / name, how)
+        checkpoints, _ = reopen(copy)
+        restored, step = checkpoints.restore(None, abstract(make_state()))
+        assert step == 3, name
+        assert_same(restored, make_state(3))
+        assert checkpoints.notes(3) == {"of": 3}
+        checkpoints.close()
+        shutil.rmtree(copy / "3")
+        shutil.copytree(run / "checkpoints/3", copy / "3")
 
 
 def test_a_bit_that_only_the_checksum_sees(tmp_path):
@@ -345,28 +392,18 @@ def test_killed_in_a_save(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["1", "2"]  # nothing temporary is left
 
 
-@pytest.fixture
-def full_disk():
-    """Files of more than 100 kB cannot be written, as when the disk is full."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 def test_full_disk(tmp_path, full_disk, capfd):
     rng = np.random.default_rng(0)
     state = placed({"x": rng.normal(size=(256, 512)).astype(np.float32)})
     checkpoints, _ = reopen(tmp_path, keep_last=1)
     checkpoints.save(1, state, {"miou": 0.1})
     checkpoints.wait()
-    full_disk()
-    with pytest.raises(OSError, match="checkpoint 2 could not be written") as error:
-        checkpoints.save(2, state, {"miou": 0.9})
-        checkpoints.wait()
-    assert "\n" not in str(error.value) and "File too large" in str(error.value)
-    checkpoints.close()
+    with full_disk(100_000):
+        with pytest.raises(OSError, match="checkpoint 2 could not be written") as error:
+            checkpoints.save(2, state, {"miou": 0.9})
+            checkpoints.wait()
+        assert "\n" not in str(error.value) and "File too large" in str(error.value)
+        checkpoints.close()
     assert "Traceback" not in capfd.readouterr().err
     again, _ = reopen(tmp_path)
     restored, step = again.restore(None, abstract(state))

@@ -17,6 +17,7 @@ LEAVES = {
     *("models", "losses", "augment", "metrics", "optim", "sharding"),
     *("checkpoint", "logs", "data", "cache", "hlo", "chips", "flops"),
     *("regions", "detection", "drawing", "top", "outputs"),
+    *("guards", "stopping", "lock", "log_line"),
 }
 # What a part may import of segjax, besides itself. A part that is not here is a
 # command: a file directly in segjax/ that main.py calls.
@@ -26,8 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "batch": set(),
     "names": set(),
     "flags": set(),
+    "writing": set(),
     "ops": {"batch"},
-    **{leaf: {"ops", "batch", "names"} for leaf in LEAVES},
+    **{leaf: {"ops", "batch", "names", "writing"} for leaf in LEAVES},
     "weights": {"models", "ops", "batch"},
     # Models, data, checkpoints and logs reach a step as arguments or not at all.
     "step": {"losses", "metrics", "augment", "optim", "sharding", "ops", "batch"},
@@ -37,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": {"preprocessing", "config", "step", "image_step", *LEAVES, "batch"},
     "setup": {
         *("tasks", "preprocessing", "config", "step", "weights", *LEAVES),
-        *("ops", "batch"),
+        *("ops", "batch", "writing"),
     },
     "warm": {"setup", "tasks", "config", "step", "checkpoint", "weights"},
     "windows": {"sharding"},

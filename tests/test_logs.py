@@ -353,3 +353,39 @@ def test_processor_name(tmp_path):
     assert processor_name(tmp_path / "missing") == (
         platform.processor() or platform.machine()
     )
+
+
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_full_disk_is_one_line_at_once(tmp_path, full_disk, tensorboard):
+    logs = make_logs(tmp_path, tensorboard=tensorboard)
+    logs.train(1, {"loss": 1.0})
+    with full_disk(300):
+        with pytest.raises(OSError) as error:
+            # More than a queue of events, were there one that nobody empties.
+            for step in range(2, 200):
+                logs.train(step, {"loss": 1.0})
+        logs.close()
+    text = str(error.value)
+    assert text.startswith(str(tmp_path)) and "cannot be written (" in text
+    assert "\n" not in text
+    again = make_logs(tmp_path, tensorboard=tensorboard)
+    again.train(200, {"loss": 1.0})
+    again.close()
+    lines = strict_lines(again.path)
+    assert [x["step"] for x in lines] == [*range(1, len(lines)), 200]
+
+
+def test_a_skipped_update_is_a_line_of_its_own(tmp_path):
+    logs = make_logs(tmp_path)
+    logs.skipped(7, "loss nan", 2, ["a", "b"])
+    logs.close()
+    assert strict_lines(logs.path) == [
+        {
+            "step": 7,
+            "split": "skipped",
+            "reason": "loss nan",
+            "in_row": 2,
+            "ids": ["a", "b"],
+        }
+    ]
+    assert "step 7: update skipped (loss nan), 2 in a row" in said(logs)

@@ -8,6 +8,7 @@ import pytest
 
 from segjax import flags
 from segjax.main import COMPUTING, RUN, main
+from segjax.stopping import EXIT_CODE
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,3 +47,11 @@ def test_the_readmes_commands_parse():
 def test_an_unknown_command_is_answered_with_the_nearest(capsys):
     assert main(["evalute"]) == 2
     assert "did you mean evaluate?" in capsys.readouterr().err
+
+
+def test_help_lists_the_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+    for code in (0, 2, 130, EXIT_CODE):
+        assert re.search(rf"\b{code}\b", shown.split("Exit codes:")[1])

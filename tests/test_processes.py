@@ -204,6 +204,26 @@ def test_without_the_first_process_the_others_end_and_the_run_goes_on(tmp_path):
     assert lines_of(workdir)[-1]["step"] == last
 
 
+@pytest.mark.slow
+def test_sigterm_to_one_process_stops_all_at_one_step(tmp_path):
+    workdir = tmp_path / "stopped"
+    run = endless(workdir)
+    run.running[1].terminate()
+    time.sleep(0.2)
+    run.running[1].terminate()
+    found = run.wait(90)
+    assert [code for code, _ in found] == [143, 143], found
+    assert all("Traceback" not in text for _, text in found)
+    step = int(checkpoint.find_step(workdir, "latest").name)
+    assert f"SIGTERM: saved step {step} of" in found[0][1]
+    Processes(workdir, 2, step + 2, "eval.every=1000000").succeed()
+    assert lines_of(workdir)[-1]["step"] == step + 2
+    straight = tmp_path / "straight"
+    Processes(straight, 2, step + 2, "eval.every=1000000").succeed()
+    losses = [[line["loss"] for line in lines_of(w)] for w in (workdir, straight)]
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize(
     "environment, by",
     [

@@ -248,3 +248,71 @@ def test_devices_that_do_not_divide_are_refused(group):
     config.model.norm_group = group
     with pytest.raises(ValueError, match="divides the 4 devices"):
         setup.norm_groups(config, sharding.make_mesh(data=2, fsdp=2, spatial=2))
+
+
+BROKEN = {
+    "nan": lambda image: np.where(image > 2, np.nan, image).astype(np.float32),
+    "inf": lambda image: np.where(image > 2, np.inf, image).astype(np.float32),
+    # Loss and gradient stay finite; the variance of 1e25 does not.
+    "overflow": lambda image: (image * np.float32(1e25)).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_an_update_that_is_not_finite_is_skipped_whole(how):
+    def batches(seed):
+        batch = make_batch(seed=seed)
+        if seed in (1, 2):  # one example of eight, on one of eight devices
+            batch["image"][5] = BROKEN[how](batch["image"][5])
+        return batch
+
+    def good(seed):
+        return make_batch(seed=seed)
+
+    mesh = sharding.make_mesh(8)
+    options: dict = {"augment": Augment((16, 16)), "ema_decay": 0.9}
+    model = Tiny(dtype=jnp.float32)
+    before, _ = run(model, mesh, 1, batches=good, **options)
+    state, metrics = run(model, mesh, 3, batches=batches, **options)
+    assert [int(m["skipped"]) for m in metrics] == [0, 1, 2]
+    assert state.step == 3 and state.skipped == 2
+    for name in ("params", "batch_stats", "opt_state", "ema"):
+        for a, b in zip(
+            jax.tree.leaves(getattr(state, name)),
+            jax.tree.leaves(getattr(before, name)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+    # The next good batch is taken, and the row of skipped ones is over.
+    after, metrics = run(model, mesh, 4, batches=batches, **options)
+    assert metrics[3]["skipped"] == 0 and after.skipped == 0 and after.step == 4
+    assert np.isfinite(metrics[3]["loss"])
+    count = next(x for x in jax.tree.leaves(after.opt_state) if x.dtype == np.int32)
+    assert count == 2  # updates, of four steps
+
+
+def test_a_skipped_update_costs_no_second_state():
+    mesh, tx = sharding.make_mesh(devices=jax.devices()[:1]), optax.adam(1e-3)
+    state = jax.eval_shape(
+        lambda key: steps.init_state(
+            Tiny(dtype=jnp.float32), tx, key, (16, 16, 3), ema=True
+        ),
+        jax.random.key(0),
+    )
+    shardings = sharding.state_sharding(state, mesh)
+    train_step = steps.make_train_step(
+        Tiny(dtype=jnp.float32),
+        tx,
+        build_loss("cross_entropy"),
+        Augment((16, 16)),
+        mesh,
+        shardings,
+        num_classes=CLASSES,
+        seed=0,
+        ema_decay=0.9,
+    )
+    memory = train_step.lower(state, make_batch()).compile().memory_analysis()
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    # The new state is written where the old one was, all of it.
+    assert memory.alias_size_in_bytes >= size
+    assert memory.output_size_in_bytes - memory.alias_size_in_bytes < size / 10

@@ -1,18 +1,28 @@
 """The whole path on small scenes: train, stop, resume, evaluate, predict."""
 
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import tifffile
 from PIL import Image
 
 from segjax import config as configs
 from segjax import models, setup, train, weights
+from segjax.checkpoint import Checkpoints, find_step, read_arrays
+from segjax.checkpoint.digest import find_damage
+from segjax.data import pipeline
 from segjax.evaluate import evaluate, evaluate_split
+from segjax.lock import Lock
 from segjax.main import main
 from segjax.metrics import summarize
 from segjax.preprocessing import preprocessing
@@ -21,17 +31,18 @@ from segjax.warm import warm_start
 QUICK = Path(__file__).parents[1] / "configs" / "resnet_unet.py"
 SMALL = """
 steps=4
-data.image_size=(32, 40)
+data.image_size=(32,40)
 data.batch_size=8
 data.shapes.train_examples=24
 data.shapes.val_examples=11
-model.decoder=fcn32s
+model.encoder=segnet_basic
+model.decoder=segnet_basic
 checkpoint.every=2
 eval.every=2
-logs.every=1
+logs.every=3
 logs.pictures=2
 optim.ema_decay=0.9
-augment.scale=(0.8, 1.25)
+augment.scale=(0.8,1.25)
 """
 
 
@@ -74,16 +85,17 @@ def test_a_run_leaves_what_the_design_promises(finished):
     assert result["environment"]["platform"]["processor"]
     assert result["pixels"] <= 11 * 32 * 40
     lines = lines_of(workdir, timeless=False)
-    assert [x["step"] for x in lines if x["split"] == "train"] == [1, 2, 3, 4]
+    assert [x["step"] for x in lines if x["split"] == "train"] == [3, 4]
     assert [x["step"] for x in lines if x["split"] == "val"] == [2, 4]
-    assert {"step", "split", "loss", "images_per_s", "lr"} <= {*lines[0]}
+    first = next(x for x in lines if x["split"] == "train")
+    assert {"step", "split", "loss", "images_per_s", "lr", "skipped"} <= {*first}
 
 
 def test_one_fetch_per_step_and_per_evaluation_batch(finished):
     # 4 steps, one fetch each; 2 evaluations of 2 batches (11 examples, 8 a batch),
     # one fetch each and one more per batch that holds a picture's example (first and
-    # last example: both batches).
-    assert finished[2] == 4 + 2 * (2 + 2)
+    # last example: both batches). 2 saves: whether all is finite.
+    assert finished[2] == 4 + 2 * (2 + 2) + 2
 
 
 def stop_after(patch, step: int):
@@ -116,12 +128,251 @@ def test_a_stopped_run_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
     again = train.train(small(), workdir)
     assert again["iou_per_class"] == result["iou_per_class"]
     assert lines_of(workdir) == lines_of(finished[0])
-    parts = setup.load_parts(workdir, [])
-    ours, step = setup.restore_variables(parts, workdir, "latest")
-    theirs, _ = setup.restore_variables(parts, finished[0], "latest")
-    assert step == 4
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_same_state(workdir, finished[0])
+
+
+def arguments(workdir: Path, *more: str) -> list[str]:
+    """The command line of the run that ``small`` configures."""
+    options = [f"--config.{option}" for option in (*SMALL.split(), *more)]
+    return ["--config", str(QUICK), "--workdir", str(workdir), *options]
+
+
+def call_after(patch, owner, name: str, action) -> None:
+    """Let ``action(self)`` follow every call of a method."""
+    method = getattr(owner, name)
+
+    def both(self, *args, **kwargs):
+        found = method(self, *args, **kwargs)
+        action(self)
+        return found
+
+    patch.setattr(owner, name, both)
+
+
+def tell(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def stopped_by_sigterm(patch, workdir: Path, step: int) -> list[int]:
+    """Run until the signal after that step; the steps saved.
+
+    A second and a third signal come while the checkpoint is being written.
+    """
+    saves = []
+
+    def storm(checkpoints):
+        saves.append(checkpoints._saving)
+        tell(signal.SIGTERM)
+        tell(signal.SIGTERM)
+
+    call_after(patch, Checkpoints, "_write_digest", storm)
+    call_after(
+        patch,
+        train.Run,
+        "advance",
+        lambda run: run.step == step and tell(signal.SIGTERM),
+    )
+    assert main(arguments(workdir)) == 143
+    assert [p.name for p in (workdir / "checkpoints").iterdir()] == [str(step)]
+    assert not (workdir / "result.json").exists()
+    return saves
+
+
+def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
+    workdir = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        # Where no save is due, and in the middle of a line of the log.
+        assert stopped_by_sigterm(patch, workdir, 1) == [1]
+    assert main(arguments(workdir)) == 0
+    assert lines_of(workdir) == lines_of(finished[0])
+    assert_same_state(workdir, finished[0])
+
+
+def test_sigterm_saves_once_where_a_save_is_due(tmp_path, monkeypatch):
+    assert stopped_by_sigterm(monkeypatch, tmp_path / "stopped", 2) == [2]
+    (line,) = lines_of(tmp_path / "stopped")
+    assert line["split"] == "val"
+
+
+def test_sigterm_that_reaches_the_loading_processes_too(tmp_path, monkeypatch):
+    # As a scheduler sends it: to the whole group. Grain then raises a RuntimeError.
+    workdir, on_devices = tmp_path / "stopped", train.on_devices
+
+    def ended(*args):
+        yield next(on_devices(*args))
+        raise RuntimeError("Worker process was terminated unexpectedly")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "on_devices", ended)
+        with pytest.raises(RuntimeError):
+            main(arguments(tmp_path / "not told"))
+        call_after(patch, train.Run, "advance", lambda _: tell(15))
+        assert main(arguments(workdir)) == 143
+    assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["1"]
+
+
+def test_an_interrupt_in_a_save_leaves_a_good_checkpoint(tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "interrupted"
+    call_after(monkeypatch, Checkpoints, "_write_digest", lambda _: tell(signal.SIGINT))
+    assert main(arguments(workdir)) == 130
+    assert capsys.readouterr().err == "segjax: interrupted\n"
+    assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["2"]
+    folder = find_step(workdir, "latest")
+    assert find_damage(folder) is None and read_arrays(folder)["step"] == 2
+
+
+def test_a_second_run_in_the_workdir_is_refused(finished, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished[0].rglob("*")}
+    with Lock(finished[0]):
+        assert main(arguments(finished[0])) == 2
+    error = capsys.readouterr().err
+    assert f"is in use by process {os.getpid()}" in error and error.count("\n") == 1
+    before.pop(finished[0] / "lock")
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_a_config_cut_short_is_one_line(finished, tmp_path, capsys):
+    shutil.copy(finished[0] / "config.json", tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text[:100])
+    assert main(arguments(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert "config.json: it is damaged" in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def disk(tmp_path, full_disk):
+    """(a folder, a context with so many bytes left in it).
+
+    A file system of its own where one can be mounted, which then is really full; else
+    a limit to every file's size. One of the two is always tested.
+    """
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=900m", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        mounted = False
+
+    @contextmanager
+    def filled(left: int):
+        free = shutil.disk_usage(folder).free
+        filler = folder / "filler"
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free - left)
+        yield
+        filler.unlink()
+
+    yield folder, filled if mounted else full_disk
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(finished, disk, capsys):
+    folder, left = disk
+    workdir = folder / "run"
+    shutil.copytree(finished[0], workdir)
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    for size, file in ((0, "lock|labels|config"), (2**17, "checkpoint 4")):
+        with left(size):
+            assert main(arguments(workdir)) == 2
+        error = capsys.readouterr().err
+        assert re.search(file, error) and error.count("\n") == 1, error
+        assert re.search("No space left on device|File too large", error)
+        assert (workdir / "checkpoints" / "2").is_dir()
+        assert not (workdir / "checkpoints" / "4").exists()
+    assert main(arguments(workdir)) == 0
+    assert lines_of(workdir) == lines_of(finished[0])
+    assert_same_state(workdir, finished[0])
+
+
+@pytest.fixture(scope="module")
+def float_images(tmp_path_factory):
+    """16 float32 images: in good/ the last has an infinite pixel, in bad/ all have."""
+    root, rng = tmp_path_factory.mktemp("floats"), np.random.default_rng(0)
+    for name in ("good", "bad", "masks"):
+        (root / name).mkdir()
+    for index in range(16):
+        image = rng.random((32, 40, 3), np.float32)
+        mask = rng.integers(0, 3, (32, 40)).astype(np.uint8)
+        Image.fromarray(mask).save(root / "masks" / f"{index}.png")
+        tifffile.imwrite(root / "good" / f"{index}.tif", image, photometric="rgb")
+        image[3, 4, 0] = np.inf
+        tifffile.imwrite(root / "bad" / f"{index}.tif", image, photometric="rgb")
+    shutil.copy(root / "bad" / "15.tif", root / "good")
+    (root / "classes.json").write_text('["a", "b", "c"]')
+    (root / "train.txt").write_text("\n".join(map(str, range(16))))
+    (root / "val.txt").write_text("0\n1\n")
+    return root
+
+
+def on_floats(root: Path, images: str, *more: str) -> tuple[str, ...]:
+    data = ("data.name=folder", f"data.root={root}", f"data.folder.image_dir={images}")
+    shapes = ("data.shapes.train_examples=3000", "data.shapes.val_examples=200")
+    return (*data, *shapes, *more)
+
+
+def test_a_bad_image_costs_its_updates_and_is_named(float_images, tmp_path):
+    # 16 images, 8 a batch: one update of two in each epoch.
+    workdir, options = tmp_path / "run", on_floats(float_images, "good")
+    assert main(arguments(workdir, *options)) == 0
+    lines = lines_of(workdir)
+    found = [line for line in lines if line["split"] == "skipped"]
+    orders = {s: pipeline.example_indices(0, s - 1, 8, 16) for s in range(1, 5)}
+    assert [x["step"] for x in found] == [s for s in orders if 15 in orders[s]]
+    assert len(found) == 2
+    for line in found:
+        assert line["ids"] == [str(index) for index in orders[line["step"]]]
+        assert line["in_row"] == 1 or found[0]["step"] + 1 == found[1]["step"]
+        assert "loss nan" in line["reason"]
+    training = [line for line in lines if line["split"] == "train"]
+    assert sum(line["skipped"] for line in training) == 2
+    assert all(np.isfinite(line["loss"]) for line in training if line["loss"])
+
+
+def test_a_row_of_skipped_updates_stops_the_run_also_across_a_resume(
+    float_images, tmp_path, monkeypatch, capsys
+):
+    options = (*on_floats(float_images, "bad"), "guard.max_skipped=3")
+    workdir = tmp_path / "straight"
+    assert main(arguments(workdir, *options)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("segjax: 3 updates in a row were skipped up to step 3")
+    assert error.count("\n") == 1
+    assert [line["in_row"] for line in lines_of(workdir)[:2]] == [1, 2]
+    assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["2"]
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert main(arguments(stopped, *options)) == 130
+    capsys.readouterr()
+    assert main(arguments(stopped, *options)) == 2
+    assert capsys.readouterr().err == error
+    assert lines_of(stopped) == lines_of(workdir)
+    assert_same_state(stopped, workdir)
+
+
+def test_parameters_that_overflow_are_not_saved(tmp_path, monkeypatch, capsys):
+    def overflow(run):
+        params = jax.tree.map(lambda x: x * np.inf, run.state.params)
+        run.state = run.state.replace(params=params)
+
+    call_after(monkeypatch, train.Run, "advance", overflow)
+    assert main(arguments(tmp_path / "run", "eval.every=4")) == 2
+    error = capsys.readouterr().err
+    assert "the parameters at step 2 are not finite and are not saved" in error
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def assert_same_state(ours: Path, theirs: Path) -> None:
+    """The newest checkpoints of two workdirs, all of the state, bit for bit."""
+    folders = [find_step(workdir, "latest") for workdir in (ours, theirs)]
+    assert folders[0].name == folders[1].name
+    a, b = (read_arrays(folder) for folder in folders)
+    assert a.keys() == b.keys() and {"step", "skipped"} < a.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 def test_another_config_in_the_same_workdir_is_refused(finished):
@@ -131,7 +382,7 @@ def test_another_config_in_the_same_workdir_is_refused(finished):
 
 def test_more_steps_and_other_logs_are_no_other_config(finished):
     config = small("steps=9", "eval.every=3", "logs.every=5")
-    train.check_resumable(config, finished[0])
+    configs.check_resumable(config, finished[0])
 
 
 def test_evaluate_gives_the_result_of_the_run(finished):
@@ -227,7 +478,8 @@ def test_inflate_fits_pretrained_weights_to_other_channels(finished, tmp_path):
     safetensors.numpy.save_file(state, path)
 
     def warm(*more):
-        config = small(f"model.pretrained={path}", *more)
+        network = ("model.encoder=resnet18", "model.decoder=fcn32s")
+        config = small(*network, f"model.pretrained={path}", *more)
         spec = setup.open_split(config, "train").spec
         parts = setup.make_parts(config, spec, preprocessing(config, 5))
         tx, _ = setup.make_tx(config, 4)

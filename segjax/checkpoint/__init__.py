@@ -11,6 +11,7 @@ before.
 
 from segjax.checkpoint.folder import find_step
 from segjax.checkpoint.manager import Checkpoints
+from segjax.checkpoint.reading import everywhere, read_arrays
 from segjax.checkpoint.warm import restore_params
 
-__all__ = ["Checkpoints", "find_step", "restore_params"]
+__all__ = ["Checkpoints", "everywhere", "find_step", "read_arrays", "restore_params"]

@@ -8,6 +8,7 @@ from etils import epath
 
 ITEM = "default"  # the folder that orbax gives to the only item of a step
 METRICS = "metrics/metrics"  # where orbax writes a step's metrics
+NOTES = "notes.json"  # what the run wants back with the state
 
 
 def steps_in(directory: epath.Path) -> list[int]:

@@ -14,7 +14,14 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from segjax.checkpoint.digest import DIGEST, files_in, size_and_checksum
-from segjax.checkpoint.folder import ITEM, METRICS, best_step, read_metrics, steps_in
+from segjax.checkpoint.folder import (
+    ITEM,
+    METRICS,
+    NOTES,
+    best_step,
+    read_metrics,
+    steps_in,
+)
 from segjax.checkpoint.reading import barrier, one_line, quiet_orbax, read_state
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
@@ -58,6 +65,7 @@ class Checkpoints:
         self._metric, self._every = metric, every
         self._warn = warn or absl_logging.warning
         self._saving: int | None = None
+        self._notes: str | None = None
         self._forget_damaged_metrics()
 
         def score(metrics: Mapping[str, Any] | None) -> float:
@@ -95,6 +103,7 @@ class Checkpoints:
         state: Any,
         metrics: Mapping[str, float] | None = None,
         force: bool = False,
+        notes: Mapping[str, Any] | None = None,
     ) -> bool:
         """Start to save ``state``; return whether a save was started.
 
@@ -106,6 +115,7 @@ class Checkpoints:
           state: a pytree of arrays, sharded or not.
           metrics: anything; the finite scalars are kept.
           force: save also at a step that is no multiple of ``every``.
+          notes: plain data to keep with it (:meth:`notes`); of process 0.
 
         Raises:
           OSError: this or the save before could not be written; the checkpoints
@@ -115,6 +125,8 @@ class Checkpoints:
         if step in self._manager.all_steps() or (step % self._every and not force):
             return False
         self._saving = step
+        # As they are now: they are written when the run has gone on.
+        self._notes = json.dumps(notes) if notes else None
         args, metrics = ocp.args.PyTreeSave(state), _finite(metrics or {})
         try:
             return self._manager.save(step, args=args, metrics=metrics, force=True)
@@ -133,6 +145,11 @@ class Checkpoints:
         """The step with the largest metric (the later of equals), if any has one."""
         self.wait()
         return best_step(self.directory, self.steps(), self._metric)
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """What was noted with a checkpoint that could be restored; else {}."""
+        path = self.directory / str(step) / NOTES
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def restore(self, step: int | None, abstract_state: Any) -> tuple[Any, int]:
         """Read a state onto the devices that ``abstract_state`` asks for.
@@ -224,10 +241,11 @@ class Checkpoints:
         for folder in self.directory.iterdir():
             name, temporary, _ = folder.name.partition(_TEMPORARY)
             if name == str(self._saving) and (temporary or (folder / ITEM).exists()):
-                digest = {
-                    name: size_and_checksum(folder / name)
-                    for name in files_in(folder, ITEM)
-                }
+                names = list(files_in(folder, ITEM))
+                if self._notes is not None:
+                    (folder / NOTES).write_text(self._notes)
+                    names.append(NOTES)
+                digest = {name: size_and_checksum(folder / name) for name in names}
                 (folder / DIGEST).write_text(json.dumps(digest, indent=0))
 
     def _set_aside(self, damaged: Mapping[int, str], step: int) -> None:

@@ -130,6 +130,17 @@ def stored_leaves(folder: epath.Path) -> dict[str, Any]:
         handler.close()
 
 
+def read_arrays(folder: epath.Path) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint, on the host: {"params/head/kernel": array}."""
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        tree = handler.metadata(folder / ITEM).tree
+    finally:
+        handler.close()
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    return by_path(restore_tree(folder, abstract))
+
+
 def differences(
     wanted: Mapping[str, Any], stored: Mapping[str, Any], dtypes: bool = True
 ) -> dict[str, str]:

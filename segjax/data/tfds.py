@@ -293,6 +293,7 @@ def _open(root: str | Path | None, builder: str | None) -> Any:
     place = _locate(root, builder)
     try:
         json.loads((place / "dataset_info.json").read_text())
+        _check_classes(json.loads((place / "features.json").read_text()))
         dataset = tensorflow_datasets.builder_from_directory(str(place))
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
@@ -303,6 +304,19 @@ def _open(root: str | Path | None, builder: str | None) -> Any:
             f"builder to {dataset.info.name!r} or data.root to another directory"
         )
     return dataset
+
+
+def _check_classes(described: Any) -> None:
+    """Refuse features of foreign classes: TFDS imports whatever module is named."""
+    if isinstance(described, list):
+        described = dict(enumerate(described))
+    if isinstance(described, dict):
+        for key, value in described.items():
+            named = key in ("type", "pythonClassName", "python_class_name")
+            if named and "." in str(value):
+                if not str(value).startswith("tensorflow_datasets."):
+                    raise ValueError(f"features.json names the class {value!r}")
+            _check_classes(value)
 
 
 def _image_features(dataset: Any) -> list[str]:

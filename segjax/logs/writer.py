@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from segjax.logs.events import Events
+from segjax.writing import writing
+
 # What an evaluation says in its line of text, in this order, where it has it.
 TITLES = {
     "miou": "mIoU",
@@ -45,8 +48,8 @@ class Logs:
       primary: whether this process writes; None: process 0 does.
 
     On a terminal there is a progress bar; elsewhere each training line is a line of
-    text. A line of ``metrics.jsonl`` is flushed as it is written, so that a killed
-    process leaves at most one line cut short, which the next Logs removes.
+    text. A line of ``metrics.jsonl`` is handed over at once, so that a killed process
+    leaves at most one line cut short, which the next Logs removes.
     """
 
     def __init__(
@@ -72,24 +75,27 @@ class Logs:
         self.path = Path(workdir) / "metrics.jsonl"
         self._tensorboard = tensorboard
         self._total_steps = total_steps
-        self._file = self._events = None
+        self._file = None
+        self._events: Events | None = None
         self._bar: tuple[Any, Any] | None = None
         self._purge_step: int | None = None
         self._first: tuple[int, float] | None = None
         self._shown: dict[str, Any] = {}
         if primary:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._rewrite(lambda line: True)
-            self._file = self.path.open("a", encoding="utf-8")
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._rewrite(lambda line: True)
+                self._file = self._open()
 
     def truncate_after(self, step: int) -> None:
         """Forget the lines of later steps: the run goes on from ``step``."""
         if not self.primary:
             return
-        if self._file is not None:
-            self._file.close()
-        self._rewrite(lambda line: line.get("step", 0) <= step)
-        self._file = self.path.open("a", encoding="utf-8")
+        with writing(self.path):
+            if self._file is not None:
+                self._file.close()
+            self._rewrite(lambda line: line.get("step", 0) <= step)
+            self._file = self._open()
         self._purge_step = step + 1
 
     def train(self, step: int, scalars: Mapping[str, Any]) -> None:
@@ -115,8 +121,6 @@ class Logs:
         per_class = values.get("iou_per_class", {})
         shown = {name: per_class.get(name) for name in names}
         self._scalars(f"{split}/iou", step, shown)
-        if (writer := self._writer()) is not None:
-            writer.flush()
         told = {TITLES[key]: values[key] for key in TITLES if key in values}
         first = next(iter(told), None)
         if first:
@@ -124,10 +128,16 @@ class Logs:
         numbers = "  ".join(f"{title} {_number(v)}" for title, v in told.items())
         self.info(f"step {step}  {split} {numbers}")
 
+    def skipped(self, step: int, reason: str, in_row: int, ids: Sequence[str]) -> None:
+        """One line about an update that was skipped, the ``in_row``-th in a row."""
+        values = {"reason": reason, "in_row": in_row, "ids": list(ids)}
+        self._line({"step": step, "split": "skipped", **values})
+        self.warn(f"step {step}: update skipped ({reason}), {in_row} in a row")
+
     def image(self, step: int, tag: str, picture: np.ndarray) -> None:
         """A picture uint8[h, w, 3] for TensorBoard."""
         if (writer := self._writer()) is not None:
-            writer.add_image(tag, picture, step, dataformats="HWC")
+            writer.image(step, tag, picture)
 
     def info(self, text: str) -> None:
         """A line for the reader."""
@@ -208,10 +218,17 @@ class Logs:
         pace = (time.monotonic() - began) / (step - since)
         return pace * max(self._total_steps - step, 0)
 
+    def _open(self):
+        # Without a buffer: what a full disk did not take is not tried again on close.
+        return self.path.open("ab", buffering=0)
+
     def _line(self, values: Mapping[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(values, allow_nan=False) + "\n")
-            self._file.flush()
+            line = json.dumps(values, allow_nan=False) + "\n"
+            with writing(self.path):
+                left = memoryview(line.encode())
+                while left:
+                    left = left[self._file.write(left) :]
 
     def _rewrite(self, keep) -> None:
         """Keep the whole lines that ``keep`` says yes to, in one atomic move."""
@@ -232,28 +249,22 @@ class Logs:
             temporary.write_bytes(new)
             os.replace(temporary, self.path)
 
-    def _writer(self):
+    def _writer(self) -> Events | None:
         if not (self._tensorboard and self.primary):
             return None
         if self._events is None:
-            from tensorboardX import SummaryWriter
-
-            folder = str(self.path.parent / "tensorboard")
-            # The file's name tells the second of its making: without a suffix a run
-            # that resumes within it would write over what it wrote before.
-            self._events = SummaryWriter(
-                folder,
-                purge_step=self._purge_step,
-                filename_suffix=f".{self._purge_step or 0}",
-            )
+            self._events = Events(self.path.parent / "tensorboard", self._purge_step)
         return self._events
 
     def _scalars(self, prefix: str, step: int, values: Mapping[str, Any]) -> None:
         if (writer := self._writer()) is None:
             return
-        for key, value in values.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                writer.add_scalar(f"{prefix}/{key}", value, step)
+        numbers = {
+            f"{prefix}/{key}": value
+            for key, value in values.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        writer.scalars(step, numbers)
 
 
 def _number(value: float | None) -> str:

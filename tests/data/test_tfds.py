@@ -229,6 +229,23 @@ def test_damaged_and_foreign_files(data_dir, tmp_path):
         Tfds(tmp_path, "train", classes=CLASSES)
 
 
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+def test_a_dataset_cannot_name_code_to_import(data_dir, tmp_path, key, monkeypatch):
+    shutil.copytree(data_dir / "toy_seg", tmp_path / "toy_seg")
+    described = tmp_path / "toy_seg" / "1.0.0" / "features.json"
+    (tmp_path / "evil_features.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = described.read_text()
+    usual = "tensorflow_datasets.core.features.scalar.Scalar"
+    assert text.count(f'"pythonClassName": "{usual}"') == 1
+    described.write_text(
+        text.replace(f'"pythonClassName": "{usual}"', f'"{key}": "evil_features.A"')
+    )
+    with pytest.raises(ValueError, match="names the class 'evil_features.A'"):
+        Tfds(tmp_path, "train", classes=CLASSES)
+    assert "evil_features" not in sys.modules
+
+
 def test_newest_version_and_several_datasets(data_dir, tmp_path):
     for name in ("toy_seg/1.0.0", "toy_seg/1.10.0", "toy_seg/1.9.0", "b/config/1.0.0"):
         shutil.copytree(data_dir / "toy_seg" / "1.0.0", tmp_path / name)

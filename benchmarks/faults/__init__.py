@@ -1,0 +1,1 @@
+"""Faults made on purpose: runs are killed, and what comes out is compared."""
