@@ -99,8 +99,8 @@ def sheet(
         x, y = place % columns * _SIDE, place // columns * (_SIDE + _CAPTION)
         shown = Image.fromarray(image)
         scale = _SIDE / max(shown.size)
-        fitted = (max(1, round(n * scale)) for n in shown.size)
-        picture.paste(shown.resize(tuple(fitted), Image.Resampling.BOX), (x, y))
+        width, height = (max(1, round(n * scale)) for n in shown.size)
+        picture.paste(shown.resize((width, height), Image.Resampling.BOX), (x, y))
         text, colour = spec.names[truth], _RIGHT
         if truth != prediction:
             text, colour = f"{text}: {spec.names[prediction]}?", _WRONG

@@ -352,7 +352,7 @@ def predict(
         write_json(output, told, about)
     if "average_precision" in about:
         logs.detection_table(about["average_precision"], console)
-    console.print(f"step {step}: {output / told}", highlight=False)
+    console.print(f"step {step}: {output / told}", highlight=False, markup=False)
     console.print(results.speed(time.perf_counter() - start), highlight=False)
     raise_failed(results.failed, len(results.images), output / told)
     return about
