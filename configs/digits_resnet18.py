@@ -2,7 +2,8 @@
 
 python -m segjax.main --config configs/digits_resnet18.py
 
-1437 images of 8x8 pixels, enlarged to 32x32; the other 360 are val. Not measured.
+1437 images of 8x8 pixels, enlarged to 32x32; the other 360 are val. 6.0 minutes on 2
+cores that had other work too; val top-1 0.983 (docs/results/digits_resnet18.json).
 """
 
 from segjax.config import default
