@@ -47,8 +47,10 @@ class Subject:
     @property
     def eval_splits(self) -> list[str]:
         """Splits other than train that the run scored while it trained."""
+        # Updates that were skipped have lines of their own.
+        others = ("train", "skipped")
         return list(
-            dict.fromkeys(x["split"] for x in self.lines if x["split"] != "train")
+            dict.fromkeys(x["split"] for x in self.lines if x["split"] not in others)
         )
 
 

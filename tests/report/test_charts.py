@@ -6,6 +6,7 @@ import pytest
 
 from segjax.report import charts
 from segjax.report.charts import Axis, Series
+from segjax.report.sections import Subject
 
 
 def test_ticks_are_round_and_inside():
@@ -85,3 +86,9 @@ def test_bars_stand_side_by_side_as_high_as_their_values():
     (_, x, width, _), (_, other, _, _) = bars[1:]
     assert float(other) - float(x) == pytest.approx(float(width), abs=0.11)
     assert "near: 10.0 %" in chart.html and chart.data["labels"] == ["near", "far"]
+
+
+def test_updates_that_were_skipped_are_no_split():
+    lines = [{"step": s, "split": x} for s, x in enumerate(("train", "skipped", "val"))]
+    subject = Subject("a", None, None, 0, 0, None, {}, lines)  # type: ignore
+    assert subject.eval_splits == ["val"]
