@@ -13,6 +13,9 @@ from scipy import ndimage
 
 from segjax.batch import IGNORE, LabelSpec
 
+SMALL = 240
+"""px: pictures whose longer side is shorter are enlarged for boxes and names."""
+
 # Black, blue, cyan, yellow, red: dark is cold, whatever the photograph.
 _HEAT = np.array(
     [[0, 0, 90], [0, 60, 255], [0, 220, 220], [255, 230, 0], [220, 0, 0]], np.float64
@@ -42,17 +45,20 @@ def contours(image: np.ndarray, label: np.ndarray, spec: LabelSpec) -> np.ndarra
 
 def boxes(
     image: np.ndarray,
-    found: Sequence[Mapping[str, Any]],
+    found: Sequence[dict[str, Any]],
     palette: Sequence[tuple[int, ...]] | Mapping[int, tuple[int, ...]],
 ) -> np.ndarray:
     """The picture with boxes, as :func:`segjax.regions.describe` gives them.
 
     Each has its class's colour in the palette and, where there is room, its name and
-    score.
+    score. A small picture is first enlarged by a whole factor.
     """
+    times = -(-SMALL // max(image.shape[:2]))
+    image = image.repeat(times, 0).repeat(times, 1)
+    found = [one | {"box": [times * x for x in one["box"]]} for one in found]
     drawn = Image.fromarray(image)
     draw = ImageDraw.Draw(drawn)
-    width = line_width(image.shape)
+    width = 1 + line_width(image.shape)
     # Large boxes first, so that small ones are seen.
     by_size = sorted(found, key=lambda one: -_size(one["box"]))
     for box in by_size:

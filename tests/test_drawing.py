@@ -33,11 +33,11 @@ def test_contours_follow_the_insides_of_regions():
 
 
 def test_boxes_are_framed_and_named():
-    label = np.zeros((100, 200), np.uint8)
+    label = np.zeros((100, 250), np.uint8)
     label[20:90, 30:120] = 2
     label[95:97, 180:183] = 1
-    found = regions.describe(regions.find(label, 3, min_area=5), SPEC, (100, 200))
-    image = gray(100, 200)
+    found = regions.describe(regions.find(label, 3, min_area=5), SPEC, (100, 250))
+    image = gray(100, 250)
     got = drawing.boxes(image, found, SPEC.palette)
     assert (image == 128).all() and got.shape == image.shape
     for x0, y0, x1, y1 in ((30, 20, 120, 90), (180, 95, 183, 97)):
@@ -51,6 +51,14 @@ def test_boxes_are_framed_and_named():
     # Nothing is drawn inside the car but the dark line.
     inside = got[25:80, 35:115]
     assert (inside == 128).all()
+
+
+def test_small_pictures_are_enlarged_for_their_boxes():
+    box = {"class": "car", "class_id": 2, "box": [2, 1, 6, 7], "score": 0.5}
+    got = drawing.boxes(gray(8, 8), [box], SPEC.palette)
+    assert got.shape == (240, 240, 3)
+    assert tuple(got[209, 179]) == tuple(got[120, 60]) == SPEC.palette[2]
+    assert tuple(got[210, 180]) == tuple(got[120, 120]) == (128, 128, 128)
 
 
 def test_names_do_not_cover_each_other(monkeypatch):
@@ -67,10 +75,10 @@ def test_names_do_not_cover_each_other(monkeypatch):
         tags[:] = taken
 
     monkeypatch.setattr(drawing, "_tag", noted)
-    drawing.boxes(gray(100, 200), found, SPEC.palette)
+    drawing.boxes(gray(150, 300), found, SPEC.palette)
     assert len(tags) == 4
     for i, a in enumerate(tags):
-        assert 0 <= a[0] and a[2] <= 200 and 0 <= a[1] and a[3] <= 100
+        assert 0 <= a[0] and a[2] <= 300 and 0 <= a[1] and a[3] <= 150
         for b in tags[i + 1 :]:
             assert a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3]
 

@@ -94,10 +94,10 @@ def test_predict_says_what_it_is_and_where(parts, tmp_path, capsys):
     ]
     with Image.open(out / "a_cam.png") as picture:
         heated = np.asarray(picture).astype(int)
-    assert heated.shape == (64, 80, 3)
+    assert heated.shape == (3 * 64, 3 * 80, 3)  # small pictures are enlarged
     # Hot in the middle of the box, cold elsewhere.
-    assert heated[20, 28, 0] > heated[20, 28, 2]
-    assert heated[60, 70, 2] > heated[60, 70, 0]
+    assert heated[3 * 20, 3 * 28, 0] > heated[3 * 20, 3 * 28, 2]
+    assert heated[3 * 60, 3 * 70, 2] > heated[3 * 60, 3 * 70, 0]
     assert main(["predict", "--workdir", "w", *arguments, "--write", "label"]) == 2
     assert "this run's pictures are cam" in capsys.readouterr().err
 
