@@ -178,6 +178,7 @@ def default() -> Config:
         every=_any(),  # steps or epochs, as the run's length; None: at the end only
         keep=2,  # newest checkpoints kept
         keep_best=1,  # and this many with the best mIoU, or top-1
+        directory=_any(),  # path or gs://...; None: checkpoints/ in the workdir
     )
     config.logs = _options(
         every=10,  # steps between lines of metrics.jsonl

@@ -357,6 +357,11 @@ def abstract_variables(parts: Parts):
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
+def checkpoint_directory(config: Config, workdir: Path) -> str:
+    """Where the run's checkpoints are."""
+    return str(config.checkpoint.directory or workdir / "checkpoints")
+
+
 def restore_variables(parts: Parts, workdir: Path, which: str) -> tuple[Any, int]:
     """The variables of a run's checkpoint, averaged where it kept averages.
 
@@ -366,7 +371,8 @@ def restore_variables(parts: Parts, workdir: Path, which: str) -> tuple[Any, int
     Raises:
       ValueError: there is no such checkpoint.
     """
-    folder = checkpoint.find_step(workdir, which, parts.task.metric)
+    place = parts.config.checkpoint.directory or workdir
+    folder = checkpoint.find_step(place, which, parts.task.metric)
     variables = checkpoint.restore_params(
         str(folder),
         abstract_variables(parts),

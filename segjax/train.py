@@ -116,7 +116,7 @@ class Run:
         abstract = parts.abstract_state(self.tx)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         self.checkpoints = checkpoint.Checkpoints(
-            self.workdir / "checkpoints",
+            setup.checkpoint_directory(config, self.workdir),
             keep_last=config.checkpoint.keep,
             keep_best=config.checkpoint.keep_best,
             metric=parts.task.metric,

@@ -131,6 +131,24 @@ def test_a_stopped_run_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
     assert_same_state(workdir, finished[0])
 
 
+def test_checkpoints_may_lie_elsewhere(finished, tmp_path, monkeypatch):
+    """Their folder alone brings a run back, whose workdir is gone."""
+    elsewhere = tmp_path / "bucket"
+    config = small(f"checkpoint.directory={str(elsewhere)!r}")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config, tmp_path / "first")
+    assert not (tmp_path / "first" / "checkpoints").exists()
+    train.train(config, tmp_path / "second")
+    assert sorted(p.name for p in elsewhere.iterdir()) == ["2", "4"]
+    wanted = [line for line in lines_of(finished[0]) if line["step"] > 2]
+    assert lines_of(tmp_path / "second") == wanted
+    assert find_step(elsewhere, "latest").name == "4"
+    summary = evaluate(tmp_path / "second", [])
+    assert summary["miou"] == finished[1]["miou"]
+
+
 def arguments(workdir: Path, *more: str) -> list[str]:
     """The command line of the run that ``small`` configures."""
     options = [f"--config.{option}" for option in (*SMALL.split(), *more)]
