@@ -212,6 +212,7 @@ class ConvTranspose(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     platform: str | None = None
+    spatial: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -227,6 +228,7 @@ class ConvTranspose(nn.Module):
             strides=self.strides,
             padding=self.padding,
             platform=self.platform,
+            spatial=self.spatial,
         )
         if not self.use_bias:
             return y
@@ -294,7 +296,7 @@ class Layers:
         self, features: int, kernel_size: int, strides: int, **options
     ) -> ConvTranspose:
         """A :class:`ConvTranspose`; ``options`` are its other fields."""
-        options = {"strides": strides, **options}
+        options = {"strides": strides, "spatial": self.spatial, **options}
         return self._conv(ConvTranspose, features, kernel_size, options)
 
     def dense(self, features: int, **options) -> Dense:

@@ -172,12 +172,13 @@ def conv_transpose(
     strides: int | Sequence[int],
     padding: int | Sequence[int] = 0,
     platform: str | None = None,
+    spatial: int = 1,
 ) -> jax.Array:
     """Transposed convolution, torch.nn.ConvTranspose2d without output_padding.
 
     x[B, h, w, Ci], kernel[kh, kw, Ci, Co] -> [B, (h - 1) * s - 2 * padding + kh, .,
     Co]. Where the kernel is as large as the stride the patches do not overlap, and one
-    product makes them.
+    product makes them. Others as ``platform`` and ``spatial`` (see :func:`conv2d`) say.
     """
     strides, padding = pair(strides), pair(padding)
     kh, kw, c_in, c_out = kernel.shape
@@ -186,6 +187,8 @@ def conv_transpose(
         y = _over_channels(x, kernel.transpose(2, 0, 1, 3).reshape(c_in, -1))
         y = y.reshape(b, h, w, kh, kw, c_out).transpose(0, 1, 3, 2, 4, 5)
         return y.reshape(b, h * kh, w * kw, c_out)
+    if table.conv_transpose(platform, spatial, (kh, kw), strides, padding) == "phases":
+        return _phases(x, kernel, strides, padding, platform)
     opposite = tuple(
         (k - 1 - p, k - 1 - p) for k, p in zip((kh, kw), padding, strict=True)
     )
@@ -197,6 +200,36 @@ def conv_transpose(
         lhs_dilation=strides,
         dimension_numbers=DIMENSIONS,
     )
+
+
+def _phases(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: Pair, platform: str | None
+) -> jax.Array:
+    """A transposed convolution to s times the size, kernels of s + 2 * padding.
+
+    Result pixel s * q + r sees input q + d by the kernel's tap r + padding - s * d, so
+    one plain convolution gives the s x s pixels of each q, its kernel having the taps
+    of all r side by side (zeros where d reaches further than the kernel).
+    """
+    b, h, w, c_in = x.shape
+    reach, taps = [], kernel
+    for axis, (s, p) in enumerate(zip(strides, padding, strict=True)):
+        size, far = kernel.shape[axis], (strides[axis] + p - 1) // s
+        offset = jnp.arange(-far, far + 1)[:, None]
+        wanted = jnp.arange(s)[None, :] + p - s * offset
+        there = (wanted >= 0) & (wanted < size)
+        wanted = jnp.where(there, wanted, size)  # of the row of zeros
+        sides = [(0, int(i == 2 * axis)) for i in range(taps.ndim)]
+        taps = jnp.take(jnp.pad(taps, sides), wanted, axis=2 * axis)
+        reach.append(far)
+    (sh, sw), c_out = strides, kernel.shape[3]
+    # taps[dh, sh, dw, sw, Ci, Co]
+    taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(
+        2 * reach[0] + 1, 2 * reach[1] + 1, c_in, sh * sw * c_out
+    )
+    y = conv2d(x, taps, padding=reach, platform=platform)
+    y = y.reshape(b, h, w, sh, sw, c_out).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(b, h * sh, w * sw, c_out)
 
 
 def conv_upsampled(

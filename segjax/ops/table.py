@@ -97,6 +97,24 @@ def conv(
     return "plain"  # 256x256, 32 -> 16: nothing beats XLA
 
 
+def conv_transpose(
+    platform: str | None,
+    spatial: int,
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    padding: tuple[int, int],
+) -> str:
+    """A transposed convolution whose patches overlap: "plain", or "phases" on a CPU.
+
+    One plain convolution for the pixels between two of the input, where the result is
+    ``strides`` times as large. XLA:CPU's own gradients take a slow path.
+    """
+    whole = all(
+        k - 2 * p == s for k, p, s in zip(kernel, padding, strides, strict=True)
+    )
+    return "phases" if platform == "cpu" and spatial == 1 and whole else "plain"
+
+
 def conv_upsampled(
     platform: str | None, dtype: Any, size: tuple[int, int], target: tuple[int, int]
 ) -> str:

@@ -209,6 +209,49 @@ def test_transposed_convolution_is_the_adjoint(kernel, strides, padding):
     assert np.sum(there * y) == pytest.approx(np.sum(x * np.asarray(found)), rel=1e-10)
 
 
+@pytest.mark.parametrize(
+    "kernel, strides, padding",
+    [(4, 2, 1), (8, 2, 3), (6, 4, 1), (5, (1, 3), (2, 1))],
+)
+def test_transposed_convolution_by_phases(kernel, strides, padding):
+    """Forward and both gradients as the plain formulation's, in float64."""
+    rng = np.random.default_rng(4)
+    x = jnp.asarray(rng.normal(size=(2, 3, 5, 3)))
+    taps = jnp.asarray(rng.normal(size=(kernel, kernel, 3, 2)))
+
+    def run(platform):
+        def f(x, taps):
+            return conv.conv_transpose(
+                x,
+                taps,
+                strides=strides,
+                padding=padding,
+                platform=platform,
+            )
+
+        @jax.jit
+        def both(x, taps):
+            y, back = jax.vjp(f, x, taps)
+            return y, *back(jnp.cos(y))
+
+        return *both(x, taps), str(jax.make_jaxpr(f)(x, taps))
+
+    with jax.enable_x64(True):
+        x, taps = (jnp.asarray(np.asarray(a), jnp.float64) for a in (x, taps))
+        (*plain, text), (*found, other) = run(None), run("cpu")
+    for a, b in zip(found, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+    assert text != other
+
+
+def test_phases_are_for_one_device_and_whole_factors():
+    args = ((4, 4), (2, 2), (1, 1))
+    assert table.conv_transpose("cpu", 1, *args) == "phases"
+    assert table.conv_transpose("cpu", 1, (3, 3), (2, 2), (1, 1)) == "plain"
+    for platform, spatial in (("cpu", 2), ("tpu", 1), (None, 1)):
+        assert table.conv_transpose(platform, spatial, *args) == "plain"
+
+
 def test_other_platforms_are_plain():
     sides = ((1, 1), (1, 1))
     for platform in (None, "tpu", "gpu"):
