@@ -25,8 +25,10 @@ def images(parts: setup.Parts, size: tuple[int, int]) -> tuple[list[np.ndarray],
     split = config.data.eval_split
     try:
         source = setup.open_split(config, split)
-        found = [source[i]["image"] for i in range(min(COUNT, len(source)))]
-        found *= -(-COUNT // max(len(found), 1))
+        if not len(source):
+            raise ValueError(f"{split} of {config.data.name} is empty")
+        # From the start again where there are fewer.
+        found = [source[i % len(source)]["image"] for i in range(COUNT)]
         origin = f"the first of {split} of {config.data.name}"
     except (ValueError, OSError, ImportError):
         if channels == 3:
@@ -39,7 +41,7 @@ def images(parts: setup.Parts, size: tuple[int, int]) -> tuple[list[np.ndarray],
                 rng.integers(0, 256, (*size, channels), np.uint8) for _ in range(COUNT)
             ]
             origin = "noise; the run's data is not here"
-    return [pipeline.resize_image(image, size) for image in found[:COUNT]], origin
+    return [pipeline.resize_image(image, size) for image in found], origin
 
 
 def normalized(image: np.ndarray, pre: Preprocessing) -> np.ndarray:

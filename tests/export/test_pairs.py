@@ -1,5 +1,7 @@
 """Every kind of encoder and decoder as ONNX and StableHLO; five as ONNX in CI."""
 
+import json
+
 import pytest
 
 from tests.requirements import require_export
@@ -25,4 +27,14 @@ def test_every_pair_computes_the_same():
 
     for measure in export.cases().values():
         row = measure()
+        assert row["onnx"] <= LIMIT and row["stablehlo"] <= LIMIT
+
+
+def test_the_record_has_every_pair():
+    require_export()
+    from benchmarks import export
+
+    rows = json.loads(export.RECORD.read_text())["rows"]
+    assert set(rows) == set(export.cases()) > set(SOME)
+    for row in rows.values():
         assert row["onnx"] <= LIMIT and row["stablehlo"] <= LIMIT
