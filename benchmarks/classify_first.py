@@ -12,6 +12,7 @@ seeds each; all at 48x48. What differs is model.pretrained alone.
 Record: docs/results/classify_first.json; called again it goes on.
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -40,8 +41,12 @@ def load(name: str, *overrides: str) -> Any:
 
 def classifier() -> dict[str, Any]:
     """A row; a run that is there is not trained again."""
-    config = load("shape_classes_resnet18", *SIZE, "steps=320")
-    result = train(config, RUNS / "classifier")
+    done = RUNS / "classifier" / "result.json"
+    if done.is_file():
+        result = json.loads(done.read_text())
+    else:
+        config = load("shape_classes_resnet18", *SIZE, "steps=320")
+        result = train(config, RUNS / "classifier")
     return {key: result[key] for key in ("top1", "top5", "steps")}
 
 
@@ -72,13 +77,19 @@ def scores(rows: Mapping[str, Any], arm: str) -> np.ndarray:
     return np.array([r["miou"] for r in rows.values() if r.get("arm") == arm])
 
 
+def told(values: np.ndarray) -> str:
+    """The mean, and the standard deviation over the seeds where there are several."""
+    spread = f" +- {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{spread}"
+
+
 def render(found: Mapping[str, Any]) -> str:
-    """Mean and standard deviation over the seeds, per arm."""
+    """Both arms side by side."""
     lines = []
     for arm in ("scratch", "classified"):
         values = scores(found["rows"], arm)
-        spread = f"{values.mean():.3f} +- {values.std(ddof=1):.3f}"
-        lines.append((arm, spread, " ".join(f"{v:.3f}" for v in values)))
+        each = " ".join(f"{value:.3f}" for value in values)
+        lines.append((arm, told(values), each))
     return record.table(("encoder", "mIoU", "seeds"), lines)
 
 
