@@ -79,6 +79,8 @@ def scores(rows: Mapping[str, Any], arm: str) -> np.ndarray:
 
 def told(values: np.ndarray) -> str:
     """The mean, and the standard deviation over the seeds where there are several."""
+    if not len(values):
+        return "-"
     spread = f" +- {values.std(ddof=1):.3f}" if len(values) > 1 else ""
     return f"{values.mean():.3f}{spread}"
 
