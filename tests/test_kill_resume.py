@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks import record
 from benchmarks.faults import kill_resume
 
 SHORT = ("steps=12", "data.shapes.val_examples=8", "data.shapes.train_examples=16")
@@ -81,3 +82,16 @@ def test_another_order_of_batches_is_seen():
     assert kill_resume.order_differences(order, order) == []
     twice = kill_resume.fed([*lines, line("batch", 2, crc32=99)])
     assert kill_resume.order_differences(twice, order) == ["batch 2"]
+
+
+def test_the_record_keeps_what_the_page_says():
+    rows = record.read(kill_resume.RECORD)["rows"]
+    inside = rows["SIGKILL"]["inside"]
+    assert rows["SIGKILL"]["kills"] >= 20
+    assert inside["save"] >= 5 and inside["evaluate"] >= 3
+    page = (record.ROOT / "docs" / "reliability.md").read_text()
+    for row in rows.values():
+        assert kill_resume.figure(row) in page
+        moments = [kill["seconds"] for kill in row["moments"]]
+        assert len(moments) == row["kills"]
+        assert 0 <= min(moments) and max(moments) <= row["whole_run_seconds"]
