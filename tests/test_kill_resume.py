@@ -32,10 +32,13 @@ def line(what, step=0, **values):
         ([("open", "begin")], False, ["open"]),
         ([("open", "begin"), ("open", "end")], False, ["steps"]),
         ([("advance", "begin")], False, ["steps"]),
-        ([("advance", "begin"), ("advance", "end")], True, ["save"]),
+        # Half written, but by an earlier start: this one has not looked yet.
+        ([], True, ["start"]),
+        ([("open", "begin")], True, ["open"]),
+        ([("open", "begin"), ("open", "end"), ("advance", "begin")], True, ["save"]),
         ([("save", "begin")], True, ["save"]),
         ([("save", "begin"), ("save", "end"), ("evaluate", "begin")], False, None),
-        ([("evaluate", "begin")], True, ["evaluate", "save"]),
+        ([("open", "end"), ("evaluate", "begin")], True, ["evaluate", "save"]),
     ],
 )
 def test_what_a_kill_interrupted(tmp_path, events, half_written, expected):

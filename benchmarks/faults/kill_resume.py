@@ -5,10 +5,11 @@
 A small run is left alone first; the wall time it takes is T. Then the same command is
 started in a new workdir and killed after a time drawn uniformly from 0 to T, started
 again, killed again after another such time, and so on, until it ends before its kill;
-then comes the next workdir, until there were enough kills. Each run's end is compared
-with that of the run left alone, bit for bit: all arrays of the checkpoint, every line
-of metrics.jsonl and result.json but for times, the pictures, and the CRC-32 of every
-batch that went to the devices, those fed twice because of a kill included.
+then comes the next workdir, until there were enough kills and the last is left to end.
+Each run's end is compared with that of the run left alone, bit for bit: all arrays of
+the checkpoint, every line of metrics.jsonl and result.json but for times, the pictures,
+and the CRC-32 of every batch that went to the devices, those fed twice because of a
+kill included.
 
 Inside a save is a kill that leaves a checkpoint half written on the disk, or that comes
 between the call and that; inside an evaluation, one between its begin and its end
@@ -112,8 +113,9 @@ def interrupted(lines: Sequence[Mapping[str, Any]], workdir: Path) -> dict[str, 
     begins = Counter(x["what"] for x in begun)
     ends = Counter(x["what"] for x in mine if x.get("at") == "end")
     events = [name for name in begins - ends if name not in ("advance", "log")]
+    # What an earlier kill left half written goes when the workdir is opened.
     half = list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
-    if half and "save" not in events:
+    if half and ends["open"] and "save" not in events:
         events.append("save")
     if not events:
         events = ["steps" if begun else "start"]
@@ -210,12 +212,12 @@ def measure(
             runs += 1
             run = Watched(root / f"run{runs}", options, cache)
             while True:
-                moment = float(rng.uniform(0, whole))
-                code, seconds = run.start(moment, number)
+                moment = float(rng.uniform(0, whole)) if len(log) < kills else None
+                code, _ = run.start(moment, number)
                 if code == 0:
                     break
-                check(code in codes, run, f"exit code {code}")
-                found = {"run": runs, "seconds": round(moment, 3), "code": code}
+                check(moment is not None and code in codes, run, f"exit code {code}")
+                found = {"run": runs, "seconds": round(moment or 0, 3), "code": code}
                 log.append(found | interrupted(run.lines(), run.workdir))
             wrong = differences(outcome(run.workdir), expected)
             wrong += order_differences(fed(run.lines()), order)
