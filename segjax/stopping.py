@@ -17,7 +17,7 @@ class Terminated(SystemExit):
 
 
 class Stopping:
-    """Takes SIGTERM while it is entered, and tells the loop when to stop.
+    """Takes SIGTERM (and Ctrl-C) while entered, and tells the loop when to stop.
 
     The signal only leaves a note, so that any number of further ones, also during the
     save, do no more. With ``jax.distributed`` JAX takes the signal, and its preemption
@@ -27,16 +27,18 @@ class Stopping:
     def __init__(self):
         import jax
 
-        self.told = False
+        self.told = self.interrupted = False
         service: bool = jax.config.jax_enable_preemption_service  # pyright: ignore
         self._shared = jax.distributed.is_initialized() and service
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stopping":
         # Only the main thread may set handlers: elsewhere the program around decides.
-        main = threading.current_thread() is threading.main_thread()
-        if main and not self._shared:
-            self._before = signal.signal(signal.SIGTERM, self._take)
+        if threading.current_thread() is threading.main_thread():
+            taken = {signal.SIGINT: self._interrupt}
+            if not self._shared:
+                taken[signal.SIGTERM] = self._take
+            self._before = {n: signal.signal(n, take) for n, take in taken.items()}
         return self
 
     def __exit__(
@@ -45,15 +47,26 @@ class Stopping:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before = {}
 
     def _take(self, number: int, frame: Any) -> None:
         self.told = True
 
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
+
     def due(self, step: int) -> bool:
-        """Whether to stop after this step; every process asks, at every step."""
+        """Whether to stop after this step; every process asks, at every step.
+
+        Raises:
+          KeyboardInterrupt: Ctrl-C came, but Python dropped what it raised, as it does
+            in a finaliser or a callback.
+        """
+        if self.interrupted:
+            raise KeyboardInterrupt
         if self._shared:
             from jax.experimental import multihost_utils
 

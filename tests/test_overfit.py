@@ -14,7 +14,7 @@ QUICK_PAIRS = (
     ("resnet18", "fcn8s"),
     ("resnet18", "lraspp"),
     ("alexnet", "unet"),
-    ("mobilenet_v3_small", "unet"),
+    ("segnet_basic", "segnet_basic"),
 )
 
 

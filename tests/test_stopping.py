@@ -1,5 +1,6 @@
 """SIGTERM: a note for the loop, and nothing else."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,6 +24,17 @@ def test_signals_are_noted_and_the_handler_before_comes_back():
             os.kill(os.getpid(), signal.SIGTERM)
         assert stopping.due(2) and stopping.due(3)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_ctrl_c_that_python_drops_is_heard_at_the_next_step():
+    before = signal.getsignal(signal.SIGINT)
+    with Stopping() as stopping:
+        # As a finaliser or a callback from C would.
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            stopping.due(1)
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_in_another_thread_the_program_keeps_its_handler():
