@@ -36,7 +36,7 @@ _segjax_argument() {{
 
 _segjax() {{
   local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}"
-  local command="${{COMP_WORDS[1]}}" key="" value="" found IFS=$' \\t\\n'
+  local command="${{COMP_WORDS[1]}}" key="" value="" start="" found IFS=$' \\t\\n'
   COMPREPLY=()
   # bash takes --config.KEY=VALUE for three words, zsh for one.
   if [[ $before == = ]]; then key="${{COMP_WORDS[COMP_CWORD-2]}}" value="$word"
@@ -44,10 +44,10 @@ _segjax() {{
   elif [[ $word == --config.*=* ]]; then key="${{word%%=*}}" value="${{word#*=}}"
   fi
   if [[ -n $key ]]; then
-    found=$(compgen -W "$(_segjax_values "${{key#--config.}}")" -- "$value")
-    [[ $word == --config.*=* ]] && found="${{found//$'\\n'/$'\\n'$key=}}" \\
-      && found="${{found:+$key=$found}}"
-    COMPREPLY=($found)
+    [[ $word == --config.*=* ]] && start="$key="
+    for found in $(_segjax_values "${{key#--config.}}"); do
+      [[ $found == "$value"* ]] && COMPREPLY+=("$start$found")
+    done
   elif [[ $COMP_CWORD == 1 && $word != -* ]]; then
     COMPREPLY=($(compgen -W "{commands}" -- "$word"))
   elif [[ $word == --config.* ]]; then
