@@ -71,15 +71,12 @@ def evaluate_images(
         shown.update({index: row for index, row in found if index in wanted})
         progress(indices.stop, len(source))
 
-    waiting = None
-    for indices, batch in batches:
-        out = eval_step(variables, sharding.to_devices(batch, parts.mesh))
-        # One batch behind, so that the device works while the host counts.
-        if waiting is not None:
-            collect(*waiting)
-        waiting = indices, out
-    if waiting is not None:
-        collect(*waiting)
+    scored = (
+        (indices, eval_step(variables, sharding.to_devices(batch, parts.mesh)))
+        for indices, batch in batches
+    )
+    for indices, out in sharding.one_behind(scored):
+        collect(indices, out)
     return outcomes.summarize(parts.spec.names) | {"loss": loss / len(source)}, shown
 
 

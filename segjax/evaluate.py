@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from segjax import cache, card, logs, setup, sharding, views
-from segjax.batch import Source
+from segjax.batch import Batch, Source
 from segjax.classify import evaluate_images
 from segjax.data import evaluation
 from segjax.metrics import Confusion, Tally, calibration_rows
@@ -60,21 +60,7 @@ def evaluate_split(
     sharding.check_batch_size("config.eval.batch_size", batch_size, parts.mesh)
     if sizes is None:
         sizes = [source.size(i) for i in range(len(source))]
-    schedule = evaluation.eval_schedule(
-        sizes,
-        batch_size=batch_size,
-        bucket=config.eval.bucket,
-        buffer=parts.pre.image_size if parts.pre.fit == "resize" else None,
-        fit=parts.pre.fit,
-    )
-    batches = evaluation.eval_batches(
-        source,
-        schedule,
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=config.data.threads,
-    )
+    batches = _batches_of_wholes(parts, source, sizes, batch_size)
     matrix = Confusion(parts.spec.num_classes)
     loss, done, wanted, shown = 0.0, 0, set(show), {}
 
@@ -92,18 +78,36 @@ def evaluate_split(
         done += len(group.indices)
         progress(done, len(source))
 
-    waiting = None
-    for group, batch in batches:
-        out = eval_step(variables, sharding.to_devices(batch, parts.mesh))
-        # One batch behind, so that the device works while the host counts.
-        if waiting is not None:
-            collect(*waiting)
-        waiting = group, out
-    if waiting is not None:
-        collect(*waiting)
+    scored = (
+        (group, eval_step(variables, sharding.to_devices(batch, parts.mesh)))
+        for group, batch in batches
+    )
+    for group, out in sharding.one_behind(scored):
+        collect(group, out)
     summary = matrix.summarize(parts.spec.names)
     summary["loss"] = loss / max(summary["pixels"], 1)
     return summary, shown
+
+
+def _batches_of_wholes(
+    parts: setup.Parts, source: Source, sizes: Sequence[Size], batch_size: int
+) -> Iterator[tuple[evaluation.EvalGroup, Batch]]:
+    """The share of this process in the batches of images seen whole."""
+    schedule = evaluation.eval_schedule(
+        sizes,
+        batch_size=batch_size,
+        bucket=parts.config.eval.bucket,
+        buffer=parts.pre.image_size if parts.pre.fit == "resize" else None,
+        fit=parts.pre.fit,
+    )
+    return evaluation.eval_batches(
+        source,
+        schedule,
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=parts.config.data.threads,
+    )
 
 
 class _Scored(NamedTuple):
@@ -123,30 +127,15 @@ def _whole(
     parts: setup.Parts, variables: Any, source: Source, sizes: Sequence[Size]
 ) -> Iterator[_Scored]:
     """Batches of images seen whole, once: exactly what training evaluates."""
-    config, process = parts.config, jax.process_index()
-    batch_size = views.recipe_of(config).batch_size
-    schedule = evaluation.eval_schedule(
-        sizes,
-        batch_size=batch_size,
-        bucket=config.eval.bucket,
-        buffer=parts.pre.image_size if parts.pre.fit == "resize" else None,
-        fit=parts.pre.fit,
-    )
+    batch_size = views.recipe_of(parts.config).batch_size
     eval_step = Segmentation.eval_step(
         *(parts.model, parts.loss, parts.mesh, parts.spec, parts.pre, parts.dtype),
         calibrate=True,
     )
-    for group, batch in evaluation.eval_batches(
-        source,
-        schedule,
-        batch_size=batch_size,
-        process_index=process,
-        process_count=jax.process_count(),
-        threads=config.data.threads,
-    ):
+    for group, batch in _batches_of_wholes(parts, source, sizes, batch_size):
         out = eval_step(variables, sharding.to_devices(batch, parts.mesh))
         labels = batch["label"]
-        mine = group.indices[process * len(labels) :][: len(labels)]
+        mine = group.indices[jax.process_index() * len(labels) :][: len(labels)]
         yield _Scored(list(enumerate(mine)), labels, out)
 
 
@@ -235,14 +224,8 @@ def score_split(
     recipe = views.recipe_of(parts.config)
     sharding.check_batch_size("config.eval.batch_size", recipe.batch_size, parts.mesh)
     batches = (_whole if recipe.plain else _viewed)(parts, variables, source, sizes)
-    waiting = None
-    for scored in batches:
-        # One batch behind, so that the device works while the host counts.
-        if waiting is not None:
-            collect(waiting)
-        waiting = scored
-    if waiting is not None:
-        collect(waiting)
+    for scored in sharding.one_behind(batches):
+        collect(scored)
     _summed(tally)
     return tally
 

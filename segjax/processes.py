@@ -115,15 +115,7 @@ def _speak_at_abort() -> None:
         os._exit(PEER_LOST)
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(speak)
-    libc = ctypes.CDLL(None)
-    libc.signal.restype, libc.signal.argtypes = (
-        ctypes.c_void_p,
-        (
-            ctypes.c_int,
-            ctypes.c_void_p,
-        ),
-    )
-    libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
     _handlers.append(handler)
 
 

@@ -6,8 +6,8 @@ splits large parameters and their optimizer state; ``spatial`` splits image rows
 global batch, so a run means the same on any mesh.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +15,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from segjax.batch import Batch
+
+T = TypeVar("T")
 
 AXES = ("data", "fsdp", "spatial")
 BATCH_AXES = ("data", "fsdp")
@@ -130,3 +132,12 @@ def to_devices(batch: Batch, mesh: Mesh):
         key: jax.make_array_from_process_local_data(sharding, value)
         for key, value in batch.items()
     }
+
+
+def one_behind(items: Iterable[T]) -> Iterator[T]:
+    """Each item once the next is made: devices work on it while the host takes this."""
+    held: list[T] = []
+    for item in items:
+        yield from held
+        held = [item]
+    yield from held
