@@ -140,11 +140,11 @@ def measure(encoder: str, decoder: str) -> dict[str, Any]:
     raise AssertionError(f"not learnt: {row}")
 
 
-def attempt(encoder: str, decoder: str, steps: int) -> dict[str, Any]:
-    """Train so many steps; a row."""
+def attempt(encoder: str, decoder: str, steps: int, *more: str) -> dict[str, Any]:
+    """Train so many steps, with ``more`` overrides such as "optim.lr=3e-3"; a row."""
     jax.clear_caches()
     square = max(coarseness(encoder, decoder), 2)
-    config = load(encoder, decoder, SIZE, steps)
+    config = load(encoder, decoder, SIZE, steps, *more)
     scenes = setup.open_split(load(encoder, decoder, SCENE, steps), "train")
     source = Two(scenes, square // 2, square)
     summary = learn(config, source, settle=True)
@@ -160,7 +160,9 @@ def attempt(encoder: str, decoder: str, steps: int) -> dict[str, Any]:
     }
 
 
-def load(encoder: str, decoder: str, size: Sequence[int], steps: int) -> Any:
+def load(
+    encoder: str, decoder: str, size: Sequence[int], steps: int, *more: str
+) -> Any:
     """The config of a run."""
     config = configs.default()
     texts = [
@@ -172,6 +174,7 @@ def load(encoder: str, decoder: str, size: Sequence[int], steps: int) -> Any:
         # What transformers are trained with; the others would take three times that.
         "optim.lr=1e-3",
         "optim.clip_norm=1.0",
+        *more,
     ]
     configs.override(config, [f"--config.{text}" for text in texts])
     configs.validate(config)

@@ -162,6 +162,8 @@ def test_figure_without_matplotlib(loaded, monkeypatch):
         loaded[0].figure(picture())
 
 
+# Treescope looks at all that NumPy and SciPy have, old names included.
+@pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")
 def test_what_notebooks_show(loaded):
     run = loaded[0]
     assert "resnet18 + fcn32s" in repr(run) and "step 7" in repr(run)

@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, and damage is seen, named and survived."""
 
+import asyncio
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from segjax.checkpoint import Checkpoints, find_step, restore_params
+from segjax.checkpoint.reading import quiet_late_writes
 
 
 @struct.dataclass
@@ -410,6 +412,27 @@ def test_full_disk(tmp_path, full_disk, capfd):
     again.close()
     assert step == 1
     assert_same(restored, jax.tree.map(np.asarray, state))
+
+
+def test_writes_that_end_after_a_failed_save_say_nothing(monkeypatch):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    quiet_late_writes()
+    quiet_late_writes()
+    loop = asyncio.new_event_loop()
+    loop.close()
+
+    class Late:
+        def __init__(self, act):
+            self.act = act
+
+        def __del__(self):
+            self.act()
+
+    Late(lambda: loop.call_soon_threadsafe(print))  # as a write's callback
+    assert said == []
+    Late(lambda: 1 / 0)
+    assert [x.exc_type for x in said] == [ZeroDivisionError]
 
 
 def wanted(state, devices=1):

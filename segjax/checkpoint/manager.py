@@ -22,7 +22,13 @@ from segjax.checkpoint.folder import (
     read_metrics,
     steps_in,
 )
-from segjax.checkpoint.reading import barrier, one_line, quiet_orbax, read_state
+from segjax.checkpoint.reading import (
+    barrier,
+    one_line,
+    quiet_late_writes,
+    quiet_orbax,
+    read_state,
+)
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
 
@@ -212,6 +218,7 @@ class Checkpoints:
 
     def _failed(self, error: Exception) -> OSError:
         """The one line for a save that failed; makes the manager look again."""
+        quiet_late_writes()
         self._manager.reload()
         left = ", ".join(map(str, self.steps())) or "none"
         return OSError(

@@ -1,6 +1,7 @@
 """Reading a checkpoint through orbax: what it holds, whether it fits, its arrays."""
 
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,24 @@ _QUIET = _Quiet()
 def quiet_orbax() -> None:
     """Leave of orbax's log what a user can act on."""
     absl_logging.get_absl_logger().addFilter(_QUIET)
+
+
+def quiet_late_writes() -> None:
+    """Say nothing of writes that end after the first that failed ended the save.
+
+    Orbax then closes its event loop, and each array still being written would print a
+    traceback about that, hundreds of them.
+    """
+    before = sys.unraisablehook
+    if getattr(before, "late_writes", False):
+        return
+
+    def hook(raised: Any) -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            before(raised)
+
+    hook.late_writes = True
+    sys.unraisablehook = hook
 
 
 def one_line(error: BaseException) -> str:

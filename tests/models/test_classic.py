@@ -220,3 +220,17 @@ def test_an_unknown_upsampling_is_told():
     model = build("segnet_basic", "segnet_basic", 2, upsampling="pool")
     with pytest.raises(ValueError, match="'pool' is not one of unpool, unpool_add, "):
         shapes(model)
+
+
+def test_alexnet_says_how_small_an_image_may_be():
+    for model in (build("alexnet", "unet", 4), build_classifier("alexnet", 4)):
+        with pytest.raises(ValueError, match="40x63 pixels: a side must have .* 63;"):
+            shapes(model, (40, 63))
+    model = build("alexnet", "unet", 4)
+    image = jax.ShapeDtypeStruct((1, 63, 63, 3), jnp.float32)
+    logits, _ = jax.eval_shape(model.init_with_output, KEY, image)
+    assert logits.shape == (1, 63, 63, 4)
+    features, _ = jax.eval_shape(
+        model.encoder.init_with_output, KEY, image, train=False
+    )
+    assert features.maps[-1].shape[1:3] == (1, 1)

@@ -14,6 +14,8 @@ from segjax.models.heads import ThreeDense, torch_default
 from segjax.models.layers import Features, Layers
 from segjax.models.naming import Name
 
+SMALLEST = 63  # pixels of a side that leave one after the last pooling
+
 
 class AlexNet(nn.Module):
     """Five convolutions; maps after the first, second and fifth, and the last pooling.
@@ -41,7 +43,17 @@ class AlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
-        """image[B, H, W, C] -> Features; see the class for the maps' sizes."""
+        """image[B, H, W, C] -> Features; see the class for the maps' sizes.
+
+        Raises:
+          ValueError: a side is below 63 pixels; nothing is left after the last pooling.
+        """
+        if min(image.shape[1:3]) < SMALLEST:
+            raise ValueError(
+                f"alexnet keeps nothing of an image of {image.shape[1]}x"
+                f"{image.shape[2]} pixels: a side must have at least {SMALLEST}; "
+                "enlarge the images (data.image_size) or take another encoder"
+            )
 
         def conv(number, x, kernel_size, **options):
             layer = self.layers.conv(
