@@ -139,6 +139,19 @@ def where(record: Mapping[str, Any]) -> str:
     )
 
 
+def insert(page: Path, name: str, text: str) -> None:
+    """Put the text into a page, between the comments ``name`` and ``/name``.
+
+    Raises:
+      ValueError: the page lacks them.
+    """
+    before, begin, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
+    if not end:
+        raise ValueError(f"{page} has no <!-- {name} --> and <!-- /{name} -->")
+    page.write_text(f"{before}{begin}{text.rstrip()}\n{end}{after}")
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A markdown table."""
     lines = [header, ["---"] * len(header), *rows]
