@@ -101,7 +101,7 @@ CASES = [
             like="smp",
             pyramid=smp_maps,
             size=(97, 131) if name == "vgg11" else (64, 64),
-            slow=name not in ("vgg11", "vgg11_bn"),
+            slow=name != "vgg11",
         )
         for name in VGGS
     ),

@@ -55,6 +55,7 @@ CASES = [
         partial(timm, "convnext_tiny", **TINY),
         like="timm",
         size=(45, 70),
+        slow=True,
         fields={"widths": TINY["dims"], "depths": TINY["depths"]},
         pyramid=tuple(f"stages.{i}" for i in range(4)),
     ),
@@ -72,6 +73,7 @@ def test_large_classifiers(case):
     case.check()
 
 
+@pytest.mark.slow
 def test_initial_weights():
     depths = (1, 1, 3, 2)
     case = dataclasses.replace(

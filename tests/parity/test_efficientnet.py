@@ -43,8 +43,8 @@ def segmenter(name, theirs, **options):
 CASES = [
     classifier("tf_efficientnet_lite0", size=(97, 131)),
     classifier("efficientnet_b0", "tf_efficientnet_b0", size=(97, 131)),
-    classifier("efficientnet_b0", like="timm", size=(65, 72)),
-    segmenter("efficientnet_b0", "efficientnet-b0"),
+    classifier("efficientnet_b0", like="timm", size=(65, 72), slow=True),
+    segmenter("efficientnet_b0", "efficientnet-b0", slow=True),
     segmenter("efficientnet_b1", "efficientnet-b1", slow=True),
     segmenter("tf_efficientnet_lite0", "timm-tf_efficientnet_lite0"),
     *(

@@ -66,7 +66,7 @@ CLASSIFIERS = [
         like="transformers",
         size=(97, 131) if name == "mit_b0" else (64, 64),
         pyramid=transformers_maps,
-        slow=name not in ("mit_b0", "mit_b1"),
+        slow=name != "mit_b0",
     )
     for name in DEPTHS
 ]

@@ -62,7 +62,7 @@ CASES = [
         ]
     ),
     against_torchvision(
-        "swin_t", make=tiny, size=(66, 91), fields={"width": 16, **TINY}
+        "swin_t", make=tiny, size=(66, 91), fields={"width": 16, **TINY}, slow=True
     ),
     Case(
         "swin_t",
@@ -87,6 +87,7 @@ def test_large_classifiers(case):
     case.check()
 
 
+@pytest.mark.slow
 def test_initial_weights():
     wide = {**TINY, "width": 96, "depths": (1, 1, 2, 1)}
     case = dataclasses.replace(CASES[0], make=partial(tiny, **wide), fields=wide)

@@ -30,7 +30,7 @@ def image(height, width, dtype=np.float32):
     [
         ("resnet18", (64, 64), None),
         ("resnet18", (97, 131), "cpu"),
-        ("resnet50", (64, 64), "cpu"),
+        pytest.param("resnet50", (64, 64), "cpu", marks=pytest.mark.slow),
     ],
 )
 def test_logits_are_smps(smp, encoder, size, platform):

@@ -118,6 +118,7 @@ def test_gradient_of_the_image():
     CASES[4].check_input_gradient((32, 40))
 
 
+@pytest.mark.slow
 def test_initial_weights():
     """The decoder's, which is SMP's."""
     assert_initial_spread(CASES[0])

@@ -45,7 +45,7 @@ CLASSIFIERS = [
         slow=slow,
     )
     for name, torch_name, size, slow in [
-        ("vit_small", "vit_small_patch16_224", (64, 96), False),
+        ("vit_small", "vit_small_patch16_224", (64, 96), True),
         ("vit_small", "vit_small_patch16_224", (224, 224), True),
         ("vit_base", "vit_base_patch16_224", (256, 240), True),
         ("vit_large", "vit_large_patch16_224", (64, 96), True),
@@ -102,7 +102,7 @@ WIDE = {
 }
 DPTS = [
     smp_case("vit_small", (64, 96), **NARROW),
-    transformers_case("vit_small", (96, 96), image_size=224, **SMALL),
+    transformers_case("vit_small", (96, 96), True, image_size=224, **SMALL),
     smp_case("vit_small", (96, 64), True, decoder_readout="add", **NARROW),
     smp_case("vit_small", (64, 64), True, decoder_readout="ignore", **NARROW),
     smp_case("vit_base", (224, 224), True),
