@@ -62,6 +62,7 @@ CASES = [
     fcn_case("resnet18", 16, 0, (97, 131)),
     fcn_case("vgg11_bn", 8, 24, (97, 131)),
     fcn_case("resnet18", 32, 0, slow=True),
+    fcn_case("vgg11", 32, 24, (97, 131), slow=True),
     fcn_case("resnet18", 8, 0, slow=True),
     fcn_case("vgg11", 16, 24, slow=True),
     *(fcn_case("vgg16", finest, 4096, slow=True) for finest in (32, 16, 8)),
