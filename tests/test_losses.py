@@ -232,22 +232,26 @@ def test_value(which, seed, scale, classes, ignored):
 
 
 @pytest.mark.parametrize("which", SETTINGS)
-def test_gradient(which):
-    logits, labels = batch(3)
+@settings(max_examples=4, deadline=None, derandomize=True, database=None)
+@given(
+    seed=st.integers(0, 10**6),
+    scale=st.sampled_from([0.1, 2.0]),
+    ignored=st.sampled_from([0.0, 0.3, 0.9]),
+)
+def test_gradient(which, seed, scale, ignored):
+    logits, labels = batch(seed, scale, CLASSES, ignored)
     slope = np.stack(
         [COMPILED[which](logits, labels, c)[1] for c in np.eye(len(LOSSES))]
     )
-    step, rng = 1e-6, np.random.default_rng(4)
-    for _ in range(3):
-        way = rng.normal(size=logits.shape)
-        up = np.asarray(oracles(logits + step * way, labels, which))
-        down = np.asarray(oracles(logits - step * way, labels, which))
-        np.testing.assert_allclose(
-            (slope * way[None]).sum((1, 2, 3, 4)),
-            (up - down) / (2 * step),
-            rtol=1e-5,
-            atol=1e-8,
-        )
+    step, way = 1e-6, np.random.default_rng(4).normal(size=logits.shape)
+    up = np.asarray(oracles(logits + step * way, labels, which))
+    down = np.asarray(oracles(logits - step * way, labels, which))
+    np.testing.assert_allclose(
+        (slope * way[None]).sum((1, 2, 3, 4)),
+        (up - down) / (2 * step),
+        rtol=1e-5,
+        atol=1e-8,
+    )
     assert not slope[:, labels == 255].any()
 
 
@@ -354,21 +358,25 @@ def test_ohem_keeps_ties_and_the_extremes():
 
 
 @pytest.mark.parametrize("which", SETTINGS)
-def test_padding_with_ignore_changes_nothing(which):
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@given(seed=st.integers(0, 10**6), rows=st.integers(0, 3), columns=st.integers(0, 3))
+def test_padding_with_ignore_changes_nothing(which, seed, rows, columns):
     """The padded batch costs what the oracles say of the batch without the padding."""
-    logits, labels = batch(7)
-    labels[:, -2:] = 255
-    labels[:, :, -1:] = 255
+    logits, labels = batch(seed)
+    height, width = labels.shape[1] - rows, labels.shape[2] - columns
+    labels[:, height:] = 255
+    labels[:, :, width:] = 255
     logits[labels == 255] *= 1e3
     values, _ = COMPILED[which](logits, labels)
-    expected = oracles(logits[:, :-2, :-1], labels[:, :-2, :-1], which)
+    expected = oracles(logits[:, :height, :width], labels[:, :height, :width], which)
     np.testing.assert_allclose(values, expected, rtol=1e-9)
 
 
-def test_the_order_of_classes_and_a_shift_change_nothing():
-    logits, labels = batch(8)
-    order = np.array([2, 0, 3, 1])
-    renamed = np.append(np.argsort(order), [0] * 251 + [255])[labels]
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@given(seed=st.integers(0, 10**6), order=st.permutations(range(CLASSES)))
+def test_the_order_of_classes_and_a_shift_change_nothing(seed, order):
+    logits, labels = batch(seed)
+    renamed = np.append(np.argsort(order), [0] * (255 - CLASSES) + [255])[labels]
     before, slope = COMPILED["default"](logits, labels)
     after, moved = COMPILED["default"](logits[..., order], renamed)
     np.testing.assert_allclose(after, before, rtol=1e-12)
@@ -377,6 +385,25 @@ def test_the_order_of_classes_and_a_shift_change_nothing():
     np.testing.assert_allclose(
         COMPILED["default"](shifted, labels)[0], before, rtol=1e-10
     )
+
+
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@given(seed=st.integers(0, 10**6), which=st.sampled_from(list(SETTINGS)))
+def test_the_order_of_examples_and_pixels_changes_nothing(seed, which):
+    """All but the boundary loss know no neighbours; that one knows images."""
+    logits, labels = batch(seed)
+    rng = np.random.default_rng(seed)
+    before, slope = COMPILED[which](logits, labels)
+    examples = rng.permutation(SHAPE[0])
+    after, moved = COMPILED[which](logits[examples], labels[examples])
+    np.testing.assert_allclose(after, before, rtol=1e-12)
+    np.testing.assert_allclose(moved, slope[examples], rtol=1e-9, atol=1e-15)
+    pixels = rng.permutation(SHAPE[1] * SHAPE[2])
+    flat = [a.reshape(SHAPE[0], -1, *a.shape[3:])[:, pixels] for a in (logits, labels)]
+    mixed = [x.reshape(a.shape) for x, a in zip(flat, (logits, labels), strict=True)]
+    kept = [i for i, name in enumerate(LOSSES) if name != "boundary"]
+    after = COMPILED[which](*mixed)[0]
+    np.testing.assert_allclose(after[kept], before[kept], rtol=1e-12)
 
 
 def test_a_sharded_batch_is_one_batch():

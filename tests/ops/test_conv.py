@@ -1,11 +1,15 @@
 """Convolutions against direct NumPy sums, and every formulation against the plain."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
 
 from segjax.ops import conv, table
+from tests.ops.draws import KINDS, SCALES, SEEDS, drawn, few
 
 
 def direct(x, kernel, strides, padding, dilation, groups):
@@ -61,20 +65,17 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[-1]}-{c[1]}-{c[2]}-{c[4]}")
-def test_convolutions_agree(case):
-    size, shape, strides, padding, dilation, groups, formulation = case
-    strides, dilation = conv.pair(strides), conv.pair(dilation)
-    sides = conv.both_sides(padding)
+def geometry(case):
+    """(strides, padding, dilation, shape of the kernel) of a case."""
+    _, shape, strides, padding, dilation, groups, _ = case
     filters = (*shape[:2], shape[2] // groups, shape[3])
-    assert formulation == table.conv(
-        "cpu", jnp.float32, size, filters, strides, sides, groups, dilation
-    )
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(2, *size, shape[2]))
-    kernel = rng.normal(size=filters)
-    oracle = direct(x, kernel, strides, sides, dilation, groups)
-    g = rng.normal(size=oracle.shape)
+    return conv.pair(strides), conv.both_sides(padding), conv.pair(dilation), filters
+
+
+@cache
+def formulations(case):
+    """(x, kernel, g) -> value and gradients, plain and as chosen for a CPU."""
+    strides, padding, dilation, _ = geometry(case)
 
     def both(x, kernel, g):
         results = []
@@ -86,7 +87,7 @@ def test_convolutions_agree(case):
                     strides=strides,
                     padding=padding,
                     dilation=dilation,
-                    groups=groups,
+                    groups=case[5],
                     platform=p,
                 ),
                 x,
@@ -95,13 +96,42 @@ def test_convolutions_agree(case):
             results.append((y, *pull(g)))
         return results
 
+    return jax.jit(both)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[-1]}-{c[1]}-{c[2]}-{c[4]}")
+@few
+@given(seed=SEEDS, kind=KINDS, scale=SCALES)
+def test_convolutions_agree(case, seed, kind, scale):
+    strides, sides, dilation, filters = geometry(case)
+    size, shape, *_, groups, formulation = case
+    assert formulation == table.conv(
+        "cpu", jnp.float32, size, filters, strides, sides, groups, dilation
+    )
+    rng = np.random.default_rng(seed)
+    x = scale * drawn(rng, (2, *size, shape[2]), kind)
+    kernel = drawn(rng, filters, kind)
+    how = (strides, sides, dilation, groups)
+    oracle = direct(x, kernel, *how)
+    g = rng.normal(size=oracle.shape)
+    # Linear in each: gradients against the sums that other inputs would give.
+    other_x, other_kernel = rng.normal(size=x.shape), rng.normal(size=filters)
+    slopes = (
+        (other_x, np.sum(g * direct(other_x, kernel, *how))),
+        (other_kernel, np.sum(g * direct(x, other_kernel, *how))),
+    )
     with jax.enable_x64(True):
         for dtype, tolerance in ((np.float64, 1e-10), (np.float32, 1e-5)):
-            plain, fast = jax.jit(both)(*(a.astype(dtype) for a in (x, kernel, g)))
+            inputs = (a.astype(dtype) for a in (x, kernel, g))
+            plain, fast = formulations(case)(*inputs)
             close(plain[0], oracle, tolerance)
             for a, b in zip(fast, plain, strict=True):
                 assert a.dtype == b.dtype == dtype
                 close(a, b, tolerance)
+            for gradient, (way, wanted) in zip(plain[1:], slopes, strict=True):
+                terms = np.asarray(gradient) * way
+                error = abs(terms.sum() - wanted)
+                assert error <= 10 * tolerance * max(np.abs(terms).sum(), abs(wanted))
 
 
 def close(a, b, tolerance):
@@ -140,30 +170,22 @@ def test_rows_that_devices_share_agree(kernel, dilation, groups):
         close(a, b, 1e-10)
 
 
-@pytest.mark.parametrize(
-    "size, target, skip, platform, formulation",
-    [
-        ((4, 5), (8, 10), 6, "cpu", "differences"),
-        ((4, 5), (8, 10), 0, "cpu", "differences"),
-        ((1, 1), (2, 2), 0, "cpu", "differences"),
-        ((4, 5), (7, 9), 6, "cpu", "plain"),
-        ((4, 5), (4, 5), 6, "cpu", "plain"),
-        ((4, 5), (8, 10), 6, "tpu", "transposed"),
-        ((1, 1), (2, 2), 0, "tpu", "transposed"),
-    ],
-)
-def test_upsampled_convolution_agrees(size, target, skip, platform, formulation):
-    assert table.conv_upsampled(platform, jnp.float32, size, target) == formulation
-    assert table.conv_upsampled("cpu", jnp.bfloat16, size, target) == "plain"
-    rng = np.random.default_rng(2)
-    x = rng.normal(size=(2, *size, 3))
-    side = rng.normal(size=(2, *target, skip))
-    kernel = rng.normal(size=(3, 3, 3 + skip, 4))
-    rows = np.arange(target[0]) * size[0] // target[0]
-    columns = np.arange(target[1]) * size[1] // target[1]
-    joined = np.concatenate([x[:, rows][:, :, columns], side], 3)
-    oracle = direct(joined, kernel, (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
-    g = rng.normal(size=oracle.shape)
+UPSAMPLED = [
+    # size, target, channels of the skip, platform, formulation
+    ((4, 5), (8, 10), 6, "cpu", "differences"),
+    ((4, 5), (8, 10), 0, "cpu", "differences"),
+    ((1, 1), (2, 2), 0, "cpu", "differences"),
+    ((4, 5), (7, 9), 6, "cpu", "plain"),
+    ((4, 5), (4, 5), 6, "cpu", "plain"),
+    ((4, 5), (8, 10), 6, "tpu", "transposed"),
+    ((1, 1), (2, 2), 0, "tpu", "transposed"),
+]
+
+
+@cache
+def upsampled_formulations(case):
+    """(x, skip, kernel, g) -> value and gradients, plain and as chosen."""
+    _, target, skip, platform, _ = case
 
     def both(x, side, kernel, g):
         results = []
@@ -179,10 +201,29 @@ def test_upsampled_convolution_agrees(size, target, skip, platform, formulation)
             results.append((y, *pull(g)))
         return results
 
+    return jax.jit(both)
+
+
+@pytest.mark.parametrize("case", UPSAMPLED, ids=str)
+@few
+@given(seed=SEEDS, kind=KINDS, scale=SCALES)
+def test_upsampled_convolution_agrees(case, seed, kind, scale):
+    size, target, skip, platform, formulation = case
+    assert table.conv_upsampled(platform, jnp.float32, size, target) == formulation
+    assert table.conv_upsampled("cpu", jnp.bfloat16, size, target) == "plain"
+    rng = np.random.default_rng(seed)
+    x = scale * drawn(rng, (2, *size, 3), kind)
+    side = scale * drawn(rng, (2, *target, skip), kind)
+    kernel = drawn(rng, (3, 3, 3 + skip, 4), kind)
+    rows = np.arange(target[0]) * size[0] // target[0]
+    columns = np.arange(target[1]) * size[1] // target[1]
+    joined = np.concatenate([x[:, rows][:, :, columns], side], 3)
+    oracle = direct(joined, kernel, (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    arrays = (x, side, kernel, rng.normal(size=oracle.shape))
     with jax.enable_x64(True):
         for dtype, tolerance in ((np.float64, 1e-10), (np.float32, 1e-5)):
-            plain, fast = jax.jit(both)(
-                *(a.astype(dtype) for a in (x, side, kernel, g))
+            plain, fast = upsampled_formulations(case)(
+                *(a.astype(dtype) for a in arrays)
             )
             close(plain[0], oracle, tolerance)
             for a, b in zip(fast, plain, strict=True):

@@ -1,11 +1,16 @@
 """softmax_cross_entropy against NumPy float64 and PyTorch."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from segjax.ops.cross_entropy import softmax_cross_entropy
+from tests.ops.draws import SEEDS, few
 from tests.requirements import require_parity
 
 SHAPE, CLASSES = (2, 5, 6), 4
@@ -34,31 +39,51 @@ def oracle(logits, labels, weights, smoothing):
     return loss
 
 
+@cache
+def compiled(weights, smoothing):
+    """(logits, labels, g) -> costs, and the gradient of <g, costs>."""
+
+    def both(logits, labels, g):
+        loss, pull = jax.vjp(
+            lambda x: softmax_cross_entropy(
+                x, labels, class_weights=weights, label_smoothing=smoothing
+            ),
+            logits,
+        )
+        return loss, *pull(g)
+
+    return jax.jit(both)
+
+
 @pytest.mark.parametrize(("weights", "smoothing"), CASES)
-def test_value_and_gradient(weights, smoothing):
-    logits, labels = batch()
-    g = np.random.default_rng(1).normal(size=SHAPE)
-    options = {"class_weights": weights, "label_smoothing": smoothing}
+@few
+@given(
+    seed=SEEDS,
+    scale=st.sampled_from([1e-3, 3.0, 1e3]),
+    ignored=st.sampled_from([0.2, 0.97, 1.0]),
+    classes=st.sampled_from([CLASSES, 1]),
+)
+def test_value_and_gradient(weights, smoothing, seed, scale, ignored, classes):
+    logits, labels = batch(seed, scale)
+    rng = np.random.default_rng(seed + 1)
+    labels[rng.random(SHAPE) < ignored] = 255
+    if classes == 1:
+        logits, labels = logits[..., :1], np.where(labels == 255, 255, 0)
+        weights = weights and weights[:1]
+    g, way = rng.normal(size=SHAPE), rng.normal(size=logits.shape)
     with jax.enable_x64(True):
-        loss, pullback = jax.vjp(
-            lambda x: softmax_cross_entropy(x, jnp.asarray(labels), **options),
-            jnp.asarray(logits),
-        )
-        (slope,) = pullback(jnp.asarray(g))
-    np.testing.assert_allclose(
-        loss, oracle(logits, labels, weights, smoothing), rtol=1e-13, atol=1e-13
+        loss, slope = compiled(weights, smoothing)(logits, labels, g)
+    wanted = oracle(logits, labels, weights, smoothing)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-13, atol=1e-13)
+    step, slope = 1e-6, np.asarray(slope)
+    up, down = (
+        oracle(logits + sign * step * way, labels, weights, smoothing)
+        for sign in (1, -1)
     )
-    step = 1e-6
-    for at in [(0, 0, 0, 0), (1, 2, 3, 1), (0, 4, 5, 2), (1, 1, 1, 3)]:
-        up, down = logits.copy(), logits.copy()
-        up[at] += step
-        down[at] -= step
-        difference = oracle(up, labels, weights, smoothing) - oracle(
-            down, labels, weights, smoothing
-        )
-        np.testing.assert_allclose(
-            slope[at], (g * difference).sum() / (2 * step), rtol=1e-6, atol=1e-8
-        )
+    terms = slope * way
+    error = abs(terms.sum() - (g * (up - down)).sum() / (2 * step))
+    # Rounding of costs of up to ``scale``, divided by the step.
+    assert error <= 1e-6 * np.abs(terms).sum() + 1e-8 * max(scale, 1)
     assert not slope[labels == 255].any()
 
 

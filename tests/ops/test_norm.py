@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from segjax.ops import norm
+from tests.ops.draws import SEEDS, few
 
 
 def data(shape=(3, 4, 5, 8)):
@@ -53,22 +56,71 @@ def test_batch_norm_in_training(relu):
                 assert error <= tolerance * max(1, np.abs(b).max())
 
 
-def test_gradient_by_differences():
-    """The written-out backward against central differences, not only autodiff."""
-    x, scale, bias, g = data((2, 2, 3, 2))
+def centred(x, axes):
+    deviation = np.sqrt(x.var(axes, keepdims=True) + 1e-5)
+    return (x - x.mean(axes, keepdims=True)) / deviation
 
-    def loss(x):
-        y, _, _ = norm.batch_norm_train(
-            x, jnp.asarray(scale), jnp.asarray(bias), relu=True, platform="cpu"
-        )
-        return jnp.sum(y * g)
 
+def by_groups(x):
+    return centred(x.reshape(*x.shape[:3], 4, 2), (1, 2, 4)).reshape(x.shape)
+
+
+def trained(x, scale, bias, platform):
+    return norm.batch_norm_train(
+        x, scale, bias, relu=True, shift=bias, platform=platform
+    )[0]
+
+
+# (ours, what NumPy makes of x before scale, bias and ReLU).
+NORMS = {
+    "plain": (partial(trained, platform=None), partial(centred, axes=(0, 1, 2))),
+    "fused": (partial(trained, platform="cpu"), partial(centred, axes=(0, 1, 2))),
+    "one_pass": (partial(trained, platform="tpu"), partial(centred, axes=(0, 1, 2))),
+    "group": (partial(norm.group_norm, groups=4, relu=True), by_groups),
+    "layer": (partial(norm.layer_norm, eps=1e-5, relu=True), partial(centred, axes=3)),
+}
+
+
+@jax.jit
+def all_norms(x, scale, bias, g):
+    """Of each: its value, and the gradients of <g, value>."""
+    found = {}
+    for name, (function, _) in NORMS.items():
+        y, pull = jax.vjp(function, x, scale, bias)
+        found[name] = (y, *pull(g))
+    return found
+
+
+@few
+@given(
+    seed=SEEDS,
+    mean=st.sampled_from([0.0, -3.0, 1e3]),
+    spread=st.sampled_from([1e-2, 1.0, 1e3]),
+    flat=st.booleans(),
+)
+def test_norms_and_their_gradients_by_differences(seed, mean, spread, flat):
+    """Values of NumPy, gradients of its central differences; constant channels, too."""
+    rng = np.random.default_rng(seed)
+    x = mean + spread * rng.normal(size=(2, 3, 4, 8))
+    if flat:
+        x[..., :3] = mean
+    at = (x, rng.uniform(0.5, 1.5, 8), rng.normal(size=8))
+    g, way = rng.normal(size=x.shape), [rng.normal(size=a.shape) for a in at]
+    step = 1e-6
     with jax.enable_x64(True):
-        found = np.asarray(jax.grad(loss)(jnp.asarray(x)))
-        steps = np.eye(x.size).reshape(x.size, *x.shape) * 1e-6
-        losses = jax.jit(jax.vmap(loss))
-        wanted = (losses(x[None] + steps) - losses(x[None] - steps)) / 2e-6
-    np.testing.assert_allclose(found.ravel(), wanted, atol=1e-6)
+        found = jax.device_get(all_norms(*at, g))
+    for name, (y, *slopes) in found.items():
+
+        def oracle(sign, normalize=NORMS[name][1]):
+            x, scale, bias = (a + sign * step * w for a, w in zip(at, way, strict=True))
+            return np.maximum(normalize(x) * scale + bias, 0)
+
+        np.testing.assert_allclose(y, oracle(0), rtol=1e-6, atol=1e-6, err_msg=name)
+        terms = np.concatenate(
+            [(s * w).ravel() for s, w in zip(slopes, way, strict=True)]
+        )
+        difference = np.sum(g * (oracle(1) - oracle(-1))) / (2 * step)
+        assert abs(terms.sum() - difference) <= 1e-5 * np.abs(terms).sum(), name
 
 
 def test_batch_norm_with_given_statistics():

@@ -1,11 +1,15 @@
 """Pooling against NumPy loops over the windows."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
 
 from segjax.ops import pool
+from tests.ops.draws import KINDS, SEEDS, assert_linear, drawn, few, with_pullback
 from tests.requirements import require_parity
 
 
@@ -30,28 +34,23 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_max_pool_and_its_gradient(case):
+def edges(case):
+    """:func:`windows` of a case's rows and of its columns."""
     size, window, stride, padding, ceil_mode = case
-    rng = np.random.default_rng(0)
-    # Few distinct values, so that most windows have ties; some are all negative.
-    x = rng.integers(-3, 3, size=(2, *size, 3)).astype(np.float64)
-    wh, ww = pool.pair(window)
-    sh, sw = pool.pair(stride)
-    (top, bottom), (left, right) = pool.both_sides(padding)
-    rows = windows(size[0], wh, sh, top, bottom, ceil_mode)
-    columns = windows(size[1], ww, sw, left, right, ceil_mode)
-    y = np.zeros((2, len(rows), len(columns), 3))
-    g = rng.normal(size=y.shape)
-    dx = np.zeros_like(x)
-    for b, r, s, c in np.ndindex(y.shape):
-        best, where = -np.inf, (0, 0)
-        for h in range(max(rows[r][0], 0), min(rows[r][1], size[0])):
-            for w in range(max(columns[s][0], 0), min(columns[s][1], size[1])):
-                if x[b, h, w, c] > best:
-                    best, where = x[b, h, w, c], (h, w)
-        y[b, r, s, c] = best
-        dx[b, where[0], where[1], c] += g[b, r, s, c]
+    axes = zip(
+        size,
+        pool.pair(window),
+        pool.pair(stride),
+        pool.both_sides(padding),
+        strict=True,
+    )
+    return [windows(n, w, s, low, high, ceil_mode) for n, w, s, (low, high) in axes]
+
+
+@cache
+def maxima(case):
+    """(x, g) -> value and gradient, plain and as chosen for a CPU."""
+    _, window, stride, padding, ceil_mode = case
 
     def both(x, g):
         results = []
@@ -65,41 +64,66 @@ def test_max_pool_and_its_gradient(case):
             results.append((out, *pull(g)))
         return results
 
+    return jax.jit(both)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@few
+@given(seed=SEEDS, kind=KINDS)
+def test_max_pool_and_its_gradient(case, seed, kind):
+    size = case[0]
+    rng = np.random.default_rng(seed)
+    # Few distinct values: most windows have ties. Some are all negative.
+    x = drawn(rng, (2, *size, 3), kind) - (seed % 2)
+    rows, columns = edges(case)
+    y = np.zeros((2, len(rows), len(columns), 3))
+    g = rng.normal(size=y.shape)
+    dx = np.zeros_like(x)
+    for b, r, s, c in np.ndindex(y.shape):
+        best, where = -np.inf, (0, 0)
+        for h in range(max(rows[r][0], 0), min(rows[r][1], size[0])):
+            for w in range(max(columns[s][0], 0), min(columns[s][1], size[1])):
+                if x[b, h, w, c] > best:
+                    best, where = x[b, h, w, c], (h, w)
+        y[b, r, s, c] = best
+        dx[b, where[0], where[1], c] += g[b, r, s, c]
     with jax.enable_x64(True):
-        for out, gradient in jax.jit(both)(x, g):
+        for out, gradient in maxima(case)(x, g):
             np.testing.assert_array_equal(out, y)
             np.testing.assert_allclose(gradient, dx, atol=1e-12)
 
 
+@cache
+def averages(case, count_padding):
+    _, *geometry, ceil_mode = case
+    options = {"ceil_mode": ceil_mode, "count_padding": count_padding}
+    return with_pullback(lambda x: pool.avg_pool(x, *geometry, **options))
+
+
 @pytest.mark.parametrize("count_padding", [True, False])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_avg_pool(case, count_padding):
-    size, window, stride, padding, ceil_mode = case
-    x = np.random.default_rng(0).normal(size=(1, *size, 2)).astype(np.float32)
-    wh, ww = pool.pair(window)
-    sh, sw = pool.pair(stride)
-    (top, bottom), (left, right) = pool.both_sides(padding)
-    rows = windows(size[0], wh, sh, top, bottom, ceil_mode)
-    columns = windows(size[1], ww, sw, left, right, ceil_mode)
-    y = np.zeros((1, len(rows), len(columns), 2))
-    for r, s in np.ndindex(len(rows), len(columns)):
-        h0, h1 = max(rows[r][0], 0), min(rows[r][1], size[0])
-        w0, w1 = max(columns[s][0], 0), min(columns[s][1], size[1])
-        divisor = (h1 - h0) * (w1 - w0)
-        if count_padding:
-            height = min(rows[r][1], size[0] + bottom) - rows[r][0]
-            width = min(columns[s][1], size[1] + right) - columns[s][0]
-            divisor = height * width
-        y[:, r, s] = x[:, h0:h1, w0:w1].sum((1, 2)) / divisor
-    out = pool.avg_pool(
-        jnp.asarray(x),
-        window,
-        stride,
-        padding,
-        ceil_mode=ceil_mode,
-        count_padding=count_padding,
-    )
-    np.testing.assert_allclose(out, y, atol=1e-6)
+@few
+@given(seed=SEEDS, kind=KINDS)
+def test_avg_pool(case, count_padding, seed, kind):
+    size, _, _, padding, _ = case
+    (_, bottom), (_, right) = pool.both_sides(padding)
+    rows, columns = edges(case)
+
+    def oracle(x):
+        y = np.zeros((1, len(rows), len(columns), 2))
+        for r, s in np.ndindex(len(rows), len(columns)):
+            h0, h1 = max(rows[r][0], 0), min(rows[r][1], size[0])
+            w0, w1 = max(columns[s][0], 0), min(columns[s][1], size[1])
+            divisor = (h1 - h0) * (w1 - w0)
+            if count_padding:
+                height = min(rows[r][1], size[0] + bottom) - rows[r][0]
+                width = min(columns[s][1], size[1] + right) - columns[s][0]
+                divisor = height * width
+            y[:, r, s] = x[:, h0:h1, w0:w1].sum((1, 2)) / divisor
+        return y
+
+    x = drawn(np.random.default_rng(seed), (1, *size, 2), kind)
+    assert_linear(averages(case, count_padding), oracle, x, seed)
 
 
 def test_avg_pools_gradient_under_jit_spreads_evenly():
@@ -118,16 +142,27 @@ def test_googlenets_pool_keeps_the_last_column():
     np.testing.assert_array_equal(y[0, :, :, 0], [[10, 11], [14, 15]])
 
 
+@cache
+def adaptive(size):
+    return with_pullback(lambda x: pool.adaptive_avg_pool(x, size))
+
+
 @pytest.mark.parametrize("size", [(7, 7), (6, 6), (4, 4), (1, 1), (9, 5)], ids=str)
-def test_adaptive_avg_pool_averages_torchs_windows(size):
+@few
+@given(seed=SEEDS, kind=KINDS)
+def test_adaptive_avg_pool_averages_torchs_windows(size, seed, kind):
     """Larger and smaller than the image; torch's windows, in NumPy."""
-    x = np.random.default_rng(0).normal(size=(2, 7, 10, 3)).astype(np.float32)
-    y = np.zeros((2, *size, 3))
-    for i, j in np.ndindex(size):
-        rows = slice(i * 7 // size[0], -(-(i + 1) * 7 // size[0]))
-        columns = slice(j * 10 // size[1], -(-(j + 1) * 10 // size[1]))
-        y[:, i, j] = x[:, rows, columns].mean((1, 2))
-    np.testing.assert_allclose(pool.adaptive_avg_pool(x, size), y, atol=1e-6)
+
+    def oracle(x):
+        y = np.zeros((2, *size, 3))
+        for i, j in np.ndindex(size):
+            rows = slice(i * 7 // size[0], -(-(i + 1) * 7 // size[0]))
+            columns = slice(j * 10 // size[1], -(-(j + 1) * 10 // size[1]))
+            y[:, i, j] = x[:, rows, columns].mean((1, 2))
+        return y
+
+    x = drawn(np.random.default_rng(seed), (2, 7, 10, 3), kind)
+    assert_linear(adaptive(size), oracle, x, seed)
 
 
 @pytest.mark.parity

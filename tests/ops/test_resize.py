@@ -1,12 +1,15 @@
 """Resizing against np.interp, index formulas and hand-worked numbers."""
 
-import jax
+from functools import cache
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
 
 from segjax.ops import resize, table
 from segjax.ops.scores import Rule, Scores, finish
+from tests.ops.draws import KINDS, SEEDS, assert_linear, drawn, few, with_pullback
 from tests.requirements import require_parity
 
 
@@ -15,16 +18,25 @@ def image(height, width, channels=2):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
+@cache
+def nearest(size):
+    return with_pullback(lambda x: resize.resize_nearest(x, size))
+
+
 @pytest.mark.parametrize(
     "size", [(10, 14), (9, 13), (10, 13), (5, 7), (3, 20), (12, 4), (15, 28)]
 )
-def test_nearest(size):
-    x = image(5, 7)
-    y = resize.resize_nearest(jnp.asarray(x), size)
-    for o, p in np.ndindex(size):
-        np.testing.assert_array_equal(
-            y[:, o, p], x[:, int(o * 5 / size[0]), int(p * 7 / size[1])]
-        )
+@few
+@given(seed=SEEDS, kind=KINDS)
+def test_nearest(size, seed, kind):
+    def oracle(x):
+        y = np.zeros((2, *size, 2))
+        for o, p in np.ndindex(size):
+            y[:, o, p] = x[:, int(o * 5 / size[0]), int(p * 7 / size[1])]
+        return y
+
+    x = drawn(np.random.default_rng(seed), (2, 5, 7, 2), kind)
+    assert_linear(nearest(size), oracle, x, seed, tolerance=1e-14)
 
 
 def test_upsample_nearest():
@@ -33,25 +45,84 @@ def test_upsample_nearest():
     np.testing.assert_array_equal(y, np.kron([[1, 2], [3, 4]], np.ones((3, 3))))
 
 
+def interpolated(x, size, align_corners):
+    """Rows, then columns: between the two pixels around, at the edge the last one."""
+
+    def along(axis, out):
+        n, lines = x.shape[axis], np.moveaxis(x, axis, -1)
+        if align_corners:
+            at = np.linspace(0, n - 1, out) if out > 1 else np.zeros(1)
+        else:
+            at = np.clip((np.arange(out) + 0.5) * n / out - 0.5, 0, n - 1)
+        low = np.floor(at).astype(int)
+        high, share = np.minimum(low + 1, n - 1), at - low
+        mixed = lines[..., low] * (1 - share) + lines[..., high] * share
+        return np.moveaxis(mixed, -1, axis)
+
+    x = along(1, size[0])
+    return along(2, size[1])
+
+
+@cache
+def bilinear(size, align_corners):
+    return with_pullback(
+        lambda x: resize.resize_bilinear(x, size, align_corners=align_corners)
+    )
+
+
 @pytest.mark.parametrize("size", [(10, 14), (9, 13), (1, 1), (3, 20), (64, 7)])
 @pytest.mark.parametrize("align_corners", [True, False])
-def test_bilinear(size, align_corners):
-    x = image(5, 7)
+@few
+@given(seed=SEEDS, kind=KINDS)
+def test_bilinear(size, align_corners, seed, kind):
+    x = drawn(np.random.default_rng(seed), (2, 5, 7, 2), kind)
+    assert_linear(
+        bilinear(size, align_corners),
+        lambda x: interpolated(x, size, align_corners),
+        x,
+        seed,
+    )
 
-    def at(out, n):
-        if align_corners:
-            return np.linspace(0, n - 1, out) if out > 1 else np.zeros(1)
-        return (np.arange(out) + 0.5) * n / out - 0.5
 
-    def along(axis, x, out):
-        n = x.shape[axis]
-        return np.apply_along_axis(
-            lambda line: np.interp(at(out, n), np.arange(n), line), axis, x
-        )
+@cache
+def bicubic(size, antialias):
+    return with_pullback(lambda x: resize.resize_bicubic(x, size, antialias=antialias))
 
-    y = along(2, along(1, x, size[0]), size[1])
-    out = resize.resize_bilinear(jnp.asarray(x), size, align_corners=align_corners)
-    np.testing.assert_allclose(out, y, atol=1e-5)
+
+@pytest.mark.parametrize("size", [(10, 14), (3, 20), (64, 5)])
+@pytest.mark.parametrize("antialias", [True, False])
+@few
+@given(seed=SEEDS, kind=KINDS)
+def test_bicubic(size, antialias, seed, kind):
+    """Pixel by pixel, from Keys' kernel as it is written down."""
+
+    def kernel(d):
+        a, d = (-0.5 if antialias else -0.75), abs(d)
+        if d < 1:
+            return (a + 2) * d**3 - (a + 3) * d**2 + 1
+        return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+
+    def line(x, out):
+        n, y = len(x), np.zeros((out, *x.shape[1:]))
+        wide = max(n / out, 1) if antialias else 1
+        for o in range(out):
+            centre = (o + 0.5) * n / out - 0.5
+            taps = range(int(np.floor(centre - 2 * wide)), int(centre + 2 * wide) + 2)
+            weights = {t: kernel((t - centre) / wide) for t in taps}
+            if antialias:
+                weights = {t: w for t, w in weights.items() if 0 <= t < n}
+            total = sum(weights.values())
+            for t, weight in weights.items():
+                y[o] += weight / total * x[min(max(t, 0), n - 1)]
+        return y
+
+    def oracle(x):
+        rows = line(np.moveaxis(x, 1, 0), size[0])
+        columns = line(np.moveaxis(rows, 2, 0), size[1])
+        return np.moveaxis(columns, (0, 1), (2, 1))
+
+    x = drawn(np.random.default_rng(seed), (2, 5, 7, 2), kind)
+    assert_linear(bicubic(size, antialias), oracle, x, seed)
 
 
 def test_bilinear_by_hand():
@@ -62,38 +133,37 @@ def test_bilinear_by_hand():
     np.testing.assert_allclose(corners[0, :, 0, 0], [0, 2, 4])
 
 
-def resized(x, size, **options):
-    """Value and gradient of a bilinear resizing."""
-    y, pull = jax.vjp(
-        lambda x: resize.resize_bilinear(x, size, align_corners=False, **options), x
+@cache
+def formulation(size, platform, spatial):
+    return with_pullback(
+        lambda x: resize.resize_bilinear(
+            x, size, align_corners=False, platform=platform, spatial=spatial
+        )
     )
-    return y, pull(jnp.sin(jnp.arange(y.size)).reshape(y.shape))[0]
 
 
 @pytest.mark.parametrize("factor, width", [(2, 14), (3, 7), (4, 9), (16, 3)])
-def test_taps_are_the_matrices(factor, width):
-    with jax.enable_x64(True):
-        x = jnp.asarray(image(5, 7), float)
-        size = (5 * factor, width)
-        assert table.resize(None, 4, (5, 7, 2), size, False) == "taps"
-
-        pairs = zip(resized(x, size, spatial=4), resized(x, size), strict=True)
-        for taps, matrices in pairs:
-            np.testing.assert_allclose(taps, matrices, rtol=0, atol=1e-10)
+@few
+@given(seed=SEEDS, kind=KINDS)
+def test_taps(factor, width, seed, kind):
+    size = (5 * factor, width)
+    assert table.resize(None, 4, (5, 7, 2), size, False) == "taps"
+    x = drawn(np.random.default_rng(seed), (2, 5, 7, 2), kind)
+    taps = formulation(size, None, 4)
+    assert_linear(taps, lambda x: interpolated(x, size, False), x, seed)
 
 
 @pytest.mark.parametrize("factors", [(2, 2), (4, 4), (3, 5), (8, 1), (1, 2)])
-def test_transposed_is_the_matrices(factors):
-    with jax.enable_x64(True):
-        x = jnp.asarray(image(5, 7, channels=64), float)
-        size = (5 * factors[0], 7 * factors[1])
-        assert table.resize("tpu", 1, (5, 7, 64), size, False) == "transposed"
-        assert table.resize("tpu", 1, (5, 7, 63), size, False) == "matrices"
-        assert table.resize("tpu", 1, (5, 7, 64), size, True) == "matrices"
-
-        pairs = zip(resized(x, size, platform="tpu"), resized(x, size), strict=True)
-        for ours, matrices in pairs:
-            np.testing.assert_allclose(ours, matrices, rtol=0, atol=1e-10)
+@few
+@given(seed=SEEDS, kind=KINDS)
+def test_transposed(factors, seed, kind):
+    size = (5 * factors[0], 7 * factors[1])
+    assert table.resize("tpu", 1, (5, 7, 64), size, False) == "transposed"
+    assert table.resize("tpu", 1, (5, 7, 63), size, False) == "matrices"
+    assert table.resize("tpu", 1, (5, 7, 64), size, True) == "matrices"
+    x = drawn(np.random.default_rng(seed), (1, 5, 7, 64), kind)
+    transposed = formulation(size, "tpu", 1)
+    assert_linear(transposed, lambda x: interpolated(x, size, False), x, seed)
 
 
 @pytest.mark.parametrize("rows, out", [(9, 15), (9, 4), (1, 4), (5, 10)])

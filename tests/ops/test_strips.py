@@ -1,9 +1,13 @@
 """Upsampled cross-entropy in strips against NumPy and against all at once."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from segjax.batch import IGNORE
@@ -12,6 +16,7 @@ from segjax.metrics import confusion_of_scores
 from segjax.ops import strips
 from segjax.ops.resize import bilinear_matrix
 from segjax.ops.scores import Rule, Scores, finish, predictions
+from tests.ops.draws import SEEDS, few
 
 CLASSES = 5
 # (source, size, crop, align_corners): by 4, by 2 and 3, by 1 and 8, fractions, shrunk.
@@ -27,11 +32,11 @@ CASES = [
 ]
 
 
-def make(source, crop, dtype=np.float64, seed=0):
+def make(source, crop, dtype=np.float64, seed=0, scale=3.0, ignored=0.2):
     rng = np.random.default_rng(seed)
-    scores = 3 * rng.normal(size=(2, *source, CLASSES))
+    scores = scale * rng.normal(size=(2, *source, CLASSES))
     labels = rng.integers(0, CLASSES, (2, *crop))
-    labels[rng.random(labels.shape) < 0.2] = IGNORE
+    labels[rng.random(labels.shape) < ignored] = IGNORE
     return jnp.asarray(scores, dtype), jnp.asarray(labels)
 
 
@@ -55,22 +60,36 @@ def oracle(scores, labels, size, align_corners):
     return -(one_hot * log_p).sum(), slope, logits.argmax(-1)
 
 
+@cache
+def compiled(size, align_corners, strip):
+    """(scores, labels) -> (half the sum, predictions), slope."""
+
+    def loss(scores, labels):
+        value, found = strips.cross_entropy_sum(
+            scores, labels, size, align_corners=align_corners, strip=strip
+        )
+        return 0.5 * value, found
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
 @pytest.mark.parametrize("source, size, crop, align_corners", CASES)
-def test_value_slope_and_prediction(source, size, crop, align_corners):
+@few
+@given(
+    seed=SEEDS,
+    scale=st.sampled_from([1e-2, 3.0, 300.0]),
+    ignored=st.sampled_from([0.2, 0.97, 1.0]),
+)
+def test_value_slope_and_prediction(
+    source, size, crop, align_corners, seed, scale, ignored
+):
     with jax.enable_x64(True):
-        scores, labels = make(source, crop)
+        scores, labels = make(source, crop, np.float64, seed, scale, ignored)
         total, wanted, best = oracle(scores, labels, size, align_corners)
         # One strip, and one of a single row at a time.
         for strip in (10**6, CLASSES * size[1]):
-
-            def loss(scores, strip=strip):
-                value, found = strips.cross_entropy_sum(
-                    scores, labels, size, align_corners=align_corners, strip=strip
-                )
-                return 0.5 * value, found
-
-            both = jax.jit(jax.value_and_grad(loss, has_aux=True))
-            (value, found), slope = both(scores)
+            both = compiled(size, align_corners, strip)
+            (value, found), slope = both(scores, labels)
             np.testing.assert_allclose(value, 0.5 * total, rtol=1e-13)
             np.testing.assert_allclose(slope, 0.5 * wanted, rtol=0, atol=1e-13)
             np.testing.assert_array_equal(found, best)

@@ -1,0 +1,51 @@
+"""What the tests of operations draw, and how they look at linear ones."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+
+# Each function under test is compiled once; a draw costs milliseconds.
+few = settings(max_examples=6, deadline=None, derandomize=True, database=None)
+SEEDS = st.integers(0, 10**6)
+KINDS = st.sampled_from(["normal", "whole", "sparse"])
+SCALES = st.sampled_from([1e-3, 1.0, 1e4])
+
+
+def drawn(rng: np.random.Generator, shape, kind: str) -> np.ndarray:
+    """Normal, of few distinct values, or almost all zero."""
+    x = rng.normal(size=shape)
+    if kind == "sparse":
+        return x * (rng.random(shape) < 0.05)
+    return np.round(x) if kind == "whole" else x
+
+
+def with_pullback(function: Callable) -> Callable:
+    """Compiled (x, g) -> function(x) and the gradient of <g, function(x)>."""
+
+    def both(x, g):
+        y, pull = jax.vjp(function, x)
+        return y, *pull(g)
+
+    return jax.jit(both)
+
+
+def assert_linear(compiled: Callable, oracle: Callable, x, seed: int, tolerance=1e-10):
+    """In float64: values as the oracle's, and the gradient its adjoint.
+
+    ``compiled`` is of :func:`with_pullback`. The oracle is linear: <gradient, way> is
+    <g, oracle(way)> for any way, without a difference quotient.
+    """
+    rng = np.random.default_rng(seed)
+    wanted = oracle(x)
+    g, way = rng.normal(size=wanted.shape), rng.normal(size=x.shape)
+    with jax.enable_x64(True):
+        y, slope = map(np.asarray, compiled(x, g))
+    assert y.dtype == slope.dtype == np.float64
+    scale = np.abs(wanted).max()
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=tolerance * scale)
+    terms = slope * way
+    wanted = np.sum(g * oracle(way))
+    assert abs(terms.sum() - wanted) <= tolerance * np.abs(terms).sum()
