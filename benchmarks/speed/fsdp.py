@@ -91,6 +91,15 @@ def measure(network: str, fsdp: int) -> dict[str, Any]:
     }
 
 
+def figure(rows: Mapping[str, Any]) -> str:
+    """What docs/reliability.md says of all rows."""
+    before, after = (rows[f"{NETWORKS[0]}, fsdp={n}"] for n in (SHARED[0], SHARED[-1]))
+    held = [row["argument_bytes_per_device"] / 1e6 for row in (before, after)]
+    return (
+        f"{NETWORKS[0]}: {held[0]:.1f} MB, over {SHARED[-1]} devices {held[1]:.1f} MB"
+    )
+
+
 def render(content: Mapping[str, Any]) -> str:
     """The table of docs/scale.md."""
     found: dict[str, dict[int, Any]] = {}
