@@ -86,13 +86,15 @@ def line(key: str, row: Mapping[str, Any]) -> list[str]:
         f"{found['count']} {kind}, {found['bytes'] / 1e6:.0f} MB"
         for kind, found in sorted(row["collectives"].items())
     ]
+    # Where much of the program has no estimate, the sum is a lower bound.
+    least, most = ("at least ", "at most ") if row["lower_bound"] else ("", "")
     return [
         key,
         f"{row['chips']}",
         f"{row['batch_size']:,}",
         f"{row['peak_bytes'] / 1e9:.2f} GB",
-        f"{1e3 * row['estimated_seconds']:.1f} ms",
-        f"{row['estimated_images_per_s']:,.0f}",
+        f"{least}{1e3 * row['estimated_seconds']:.1f} ms",
+        f"{most}{row['estimated_images_per_s']:,.0f}",
         "; ".join(collectives),
         f"{row['compile_seconds']:.0f} s",
     ]
