@@ -29,7 +29,7 @@ from segjax.train import train
 RECORD = record.ROOT / "docs" / "results" / "ties.json"
 CONFIG = record.ROOT / "configs" / "resnet_unet.py"
 COMMAND = "python -m benchmarks.ties"
-NETWORKS = ("resnet18 unet",)
+NETWORKS = ("resnet18 unet", "mobilenet_v2 deeplabv3plus")
 DEVICES = (1, 2, 4, 8)
 LIMIT = 1e-4
 OPTIONS = """

@@ -6,19 +6,27 @@ import pytest
 from benchmarks import record
 from benchmarks.faults import kill_resume
 
-SHORT = ("steps=12", "data.shapes.val_examples=8", "data.shapes.train_examples=16")
+SHORT = ("steps=8", "data.shapes.val_examples=8", "data.shapes.train_examples=16")
 
 
 def test_killed_runs_end_as_the_one_left_alone(tmp_path, monkeypatch):
     # One device, whatever the tests have; what it compiles, later starts find.
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    # In the save of step 4, and from 2 on in the evaluation of step 8.
     row = kill_resume.measure(
-        "SIGKILL", 2, options=SHORT, cache=tmp_path / "cache", warm=False
+        "SIGKILL",
+        2,
+        options=SHORT,
+        cache=tmp_path / "cache",
+        warm=False,
+        moments=iter(["save 2", "evaluate 2", None]),
     )
-    assert row["kills"] >= 2 and row["steps"] == 12
-    assert row["arrays"] > 100 and row["batches"] >= 12
+    assert (row["kills"], row["runs"], row["steps"]) == (2, 1, 8)
+    assert row["arrays"] > 100 and row["batches"] >= 8
     assert {kill["code"] for kill in row["moments"]} == {-9}
+    events = [kill["events"] for kill in row["moments"]]
+    assert "save" in events[0] and "evaluate" in events[1]
 
 
 def line(what, step=0, **values):

@@ -125,90 +125,84 @@ def checkpoint_arrays(workdir: Path) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """A run of one process."""
-    workdir = tmp_path_factory.mktemp("straight")
-    Processes(workdir, 1, 4).succeed()
-    return workdir
+# Seldom, so that hardly a kill comes while all wait for each other at a save: only the
+# heartbeat tells that, after half a minute.
+SELDOM = ("checkpoint.every=10", "eval.every=11")
 
 
-def test_processes_change_on_the_way_and_the_run_does_not(straight, tmp_path):
-    """4 processes begin and 2 go on; batches, statistics and sums are whole.
-
-    20 training examples in batches of 8 cross an epoch, 11 validation examples leave a
-    last batch of 3.
-    """
-    workdir = tmp_path / "elastic"
-    Processes(workdir, 4, 2).succeed()
-    Processes(workdir, 2, 4).succeed()
-    assert_same_runs(workdir, straight)
-
-
-@pytest.mark.slow
-def test_one_process_becomes_four_and_one_again(straight, tmp_path):
-    workdir = tmp_path / "back"
-    Processes(workdir, 1, 2).succeed()
-    Processes(workdir, 4, 4).succeed()
-    assert_same_runs(workdir, straight)
-    longer = tmp_path / "longer"
-    Processes(longer, 1, 6).succeed()
-    Processes(workdir, 1, 6).succeed()
-    assert_same_runs(workdir, longer)
-
-
-@pytest.mark.slow
-def test_all_axes_over_two_processes(straight, tmp_path):
-    """2 processes of 4 devices: data x fsdp x spatial."""
-    workdir = tmp_path / "axes"
-    axes = ("mesh.data=2", "mesh.fsdp=2", "mesh.spatial=2")
-    Processes(workdir, 2, 4, *axes, devices=4).succeed()
-    assert_same_runs(workdir, straight)
-
-
-def endless(workdir: Path) -> Processes:
-    """Two processes that have made a few steps of a run without end."""
-    run = Processes(workdir, 2, 10**6, "eval.every=1000000")
-    log = workdir / "metrics.jsonl"
+def endless(workdir: Path, count: int) -> Processes:
+    """Processes that have saved step 10 of a run without end."""
+    run = Processes(workdir, count, 10**6, *SELDOM)
     end = time.monotonic() + 180
-    while not log.is_file() or len(log.read_text().splitlines()) < 3:
+    while not (workdir / "checkpoints" / "10").is_dir():
         assert time.monotonic() < end, run.wait(1)
         time.sleep(0.2)
     return run
 
 
-def survivor_of(run: Processes, victim: int) -> str:
-    """What the other process says when one is killed; it ends within a minute."""
+def kill_one(run: Processes, victim: int) -> list[str]:
+    """What the other processes say when one is killed; they end within a minute."""
     run.running[victim].kill()
     begin = time.monotonic()
-    code, text = run.wait(90)[1 - victim]
-    assert time.monotonic() - begin < 60, text
-    assert code == PEER_LOST, (code, text)
-    assert "another process of this run is gone" in text.splitlines()[-1], text
-    assert "Traceback" not in text
-    return text
+    found = run.wait(90)
+    assert time.monotonic() - begin < 60, found
+    del found[victim]
+    for code, text in found:
+        assert code == PEER_LOST, (code, text)
+        assert "another process of this run is gone" in text.splitlines()[-1], text
+        assert "Traceback" not in text
+    return [text for _, text in found]
 
 
-def test_a_process_that_dies_ends_the_others_in_a_minute(tmp_path):
-    said = survivor_of(endless(tmp_path / "killed"), 1)
-    assert "the run goes on from its last checkpoint" in said
+def test_one_of_four_dies_two_go_on_and_the_run_is_that_of_one(tmp_path):
+    """The other three end; then batches, statistics and sums are whole, as before.
+
+    20 training examples in batches of 8 cross an epoch, 11 validation examples leave a
+    last batch of 3.
+    """
+    workdir, straight = tmp_path / "elastic", tmp_path / "straight"
+    for said in kill_one(endless(workdir, 4), 3):
+        assert "the run goes on from its last checkpoint" in said
+    last = int(checkpoint.find_step(workdir, "latest").name) + 2
+    Processes(workdir, 2, last, *SELDOM).succeed()
+    Processes(straight, 1, last, *SELDOM).succeed()
+    assert_same_runs(workdir, straight)
+
+
+@pytest.mark.slow
+def test_one_process_becomes_two_four_and_one_again(tmp_path):
+    workdir, straight = tmp_path / "back", tmp_path / "straight"
+    for count, steps in ((1, 2), (2, 4), (4, 6), (1, 8)):
+        Processes(workdir, count, steps).succeed()
+    Processes(straight, 1, 8).succeed()
+    assert_same_runs(workdir, straight)
+
+
+@pytest.mark.slow
+def test_all_axes_over_two_processes(tmp_path):
+    """2 processes of 4 devices: data x fsdp x spatial."""
+    workdir, straight = tmp_path / "axes", tmp_path / "straight"
+    axes = ("mesh.data=2", "mesh.fsdp=2", "mesh.spatial=2")
+    Processes(workdir, 2, 4, *axes, devices=4).succeed()
+    Processes(straight, 1, 4).succeed()
+    assert_same_runs(workdir, straight)
 
 
 @pytest.mark.slow
 def test_without_the_first_process_the_others_end_and_the_run_goes_on(tmp_path):
     workdir = tmp_path / "killed"
-    survivor_of(endless(workdir), 0)
+    kill_one(endless(workdir, 2), 0)
     # The same command goes on from the last checkpoint.
     saved = checkpoint.find_step(workdir, "latest")
     last = int(saved.name) + 2
-    Processes(workdir, 2, last, "eval.every=1000000").succeed()
+    Processes(workdir, 2, last, *SELDOM).succeed()
     assert lines_of(workdir)[-1]["step"] == last
 
 
 @pytest.mark.slow
 def test_sigterm_to_one_process_stops_all_at_one_step(tmp_path):
-    workdir = tmp_path / "stopped"
-    run = endless(workdir)
+    workdir, straight = tmp_path / "stopped", tmp_path / "straight"
+    run = endless(workdir, 2)
     run.running[1].terminate()
     time.sleep(0.2)
     run.running[1].terminate()
@@ -217,10 +211,9 @@ def test_sigterm_to_one_process_stops_all_at_one_step(tmp_path):
     assert all("Traceback" not in text for _, text in found)
     step = int(checkpoint.find_step(workdir, "latest").name)
     assert f"SIGTERM: saved step {step} of" in found[0][1]
-    Processes(workdir, 2, step + 2, "eval.every=1000000").succeed()
+    Processes(workdir, 2, step + 2, *SELDOM).succeed()
     assert lines_of(workdir)[-1]["step"] == step + 2
-    straight = tmp_path / "straight"
-    Processes(straight, 2, step + 2, "eval.every=1000000").succeed()
+    Processes(straight, 2, step + 2, *SELDOM).succeed()
     losses = [[line["loss"] for line in lines_of(w)] for w in (workdir, straight)]
     assert losses[0] == losses[1]
 

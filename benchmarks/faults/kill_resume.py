@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,13 @@ class Watched:
             "SEGJAX_TRACE": str(self.trace),
         }
 
-    def start(self, kill_after: float | None, number: int) -> tuple[int, float]:
-        """Run the command, send it a signal after so many seconds; code, seconds."""
+    def start(self, moment: float | str | None, number: int) -> tuple[int, float]:
+        """Run the command, send it a signal at the moment; exit code, seconds.
+
+        The moment is in seconds, or "save 2": when this start begins its second save.
+        """
         begin = time.monotonic()
+        known = len(self.lines()) if self.trace.exists() else 0
         with self.output.open("a") as output:
             run = subprocess.Popen(
                 self.command,
@@ -86,9 +90,13 @@ class Watched:
                 stderr=output,
             )
             try:
-                if kill_after is not None:
+                if isinstance(moment, str):
+                    while run.poll() is None and not self._begun(moment, known):
+                        time.sleep(0.002)
+                    run.send_signal(number)  # nothing to a process that has ended
+                elif moment is not None:
                     try:
-                        run.wait(kill_after)
+                        run.wait(moment)
                     except subprocess.TimeoutExpired:
                         run.send_signal(number)
                 code = run.wait(PATIENCE)
@@ -100,6 +108,13 @@ class Watched:
     def lines(self) -> list[dict[str, Any]]:
         """The trace so far."""
         return [json.loads(line) for line in self.trace.read_text().splitlines()]
+
+    def _begun(self, moment: str, known: int) -> bool:
+        """Whether what "save 2" names has begun, after the first ``known`` lines."""
+        name, count = moment.split()
+        lines = self.lines()[known:] if self.trace.exists() else []
+        begun = [x for x in lines if x["what"] == name and x.get("at") == "begin"]
+        return len(begun) >= int(count)
 
 
 def interrupted(lines: Sequence[Mapping[str, Any]], workdir: Path) -> dict[str, Any]:
@@ -177,6 +192,13 @@ def order_differences(ours: Mapping[int, set], theirs: Mapping[int, set]) -> lis
     return [f"batch {step}" for step in wrong]
 
 
+def uniform(whole: float, kills: int, log: Sequence[Any], seed: int) -> Iterator[Any]:
+    """Moments from 0 to ``whole`` seconds; None once the log has so many kills."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield float(rng.uniform(0, whole)) if len(log) < kills else None
+
+
 def measure(
     name: str,
     kills: int,
@@ -185,8 +207,11 @@ def measure(
     options: Sequence[str] = (),
     cache: Path | None = None,
     warm: bool = True,
+    moments: Iterator[float | str | None] | None = None,
 ) -> dict[str, Any]:
     """Kill runs by the signal ``name``; the row of the record.
+
+    ``moments`` are :meth:`Watched.start`'s; by default uniform in the wall time.
 
     Raises:
       RuntimeError: a run failed, or ended in another way than the one left alone.
@@ -195,7 +220,7 @@ def measure(
     # SIGTERM is exit code 143, or, before the run listens, the end by the signal.
     codes = {-number} | ({143} if name == "SIGTERM" else set())
     options = (*OPTIONS.split(), *options)
-    rng, log = np.random.default_rng(seed), []
+    log = []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         cache = cache or root / "cache"
@@ -207,17 +232,19 @@ def measure(
         code, whole = alone.start(None, number)
         check(code == 0, alone, f"exit code {code}")
         expected, order = outcome(alone.workdir), fed(alone.lines())
+        moments = moments or uniform(whole, kills, log, seed)
         runs = 0
         while len(log) < kills:
             runs += 1
             run = Watched(root / f"run{runs}", options, cache)
             while True:
-                moment = float(rng.uniform(0, whole)) if len(log) < kills else None
-                code, _ = run.start(moment, number)
+                moment = next(moments)
+                code, seconds = run.start(moment, number)
                 if code == 0:
                     break
                 check(moment is not None and code in codes, run, f"exit code {code}")
-                found = {"run": runs, "seconds": round(moment or 0, 3), "code": code}
+                at = moment if isinstance(moment, float) else seconds
+                found = {"run": runs, "seconds": round(at, 3), "code": code}
                 log.append(found | interrupted(run.lines(), run.workdir))
             wrong = differences(outcome(run.workdir), expected)
             wrong += order_differences(fed(run.lines()), order)
