@@ -7,12 +7,15 @@ before its first step: a few examples of the two splits that it uses.
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from segjax import logs, setup
 from segjax.batch import Source
@@ -20,11 +23,22 @@ from segjax.config import Config
 from segjax.data.inspection import dataset
 from segjax.data.inspection.codes import SEVERITIES, Finding, merge
 from segjax.data.inspection.example import Facts, examine
-from segjax.data.inspection.listing import Load, list_dataset, loads, meaning_of
+from segjax.data.inspection.listing import (
+    Load,
+    list_dataset,
+    loads,
+    masks_of,
+    meaning_of,
+)
 from segjax.data.pairs import Meaning
+from segjax.data.proposal import propose
 
 SAMPLE, SAMPLE_PIXELS = 16, 2**24  # of each split, in the fast form
 _SCALING = ("image-dark", "image-range")
+_NO_CLASSES = (
+    *("dataset-unreadable", "color-table-missing", "color-unknown", "id-unknown"),
+)
+"""Where one is found, classes.json may be missing or lack classes."""
 
 
 def doctor(config: Config, name: str) -> dict[str, Any]:
@@ -40,11 +54,15 @@ def doctor(config: Config, name: str) -> dict[str, Any]:
     listing = list_dataset(data.name, data.root, wanted, options)
     told, meaning = listing.told, listing.meaning
     splits: dict[str, dataset.Classes] = {}
+    facts: list[Facts] = []
     if meaning is not None:
         jobs = [
             (split, load) for split, some in listing.splits.items() for load in some
         ]
-        facts = examine_all(jobs, meaning, data.threads)
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("reading examples", total=len(jobs))
+            advance = partial(bar.advance, task)
+            facts = examine_all(jobs, meaning, data.threads, advance)
         told += dataset.own_faults(facts, meaning, data.channels)
         told += dataset.black_and_white(facts, meaning) + dataset.inverted(facts)
         told += dataset.overlap(facts) + dataset.copies(facts)
@@ -57,6 +75,11 @@ def doctor(config: Config, name: str) -> dict[str, Any]:
     findings = _relevant(config, merge(told))
     counts = {s: sum(f.kind.severity == s for f in findings) for s in SEVERITIES}
     train = splits.get(data.train_split)
+    proposed = None
+    if data.name == "folder" and {f.code for f in findings} & {*_NO_CLASSES}:
+        masks = masks_of(data.root, options)
+        found = propose(masks, data.mask_values) if masks else None
+        proposed = found and {"classes": found.text, "about": found.about}
     return {
         "config": name,
         "data": data.to_dict(),
@@ -64,16 +87,42 @@ def doctor(config: Config, name: str) -> dict[str, Any]:
         "findings": [finding.to_dict() for finding in findings],
         "splits": {split: classes.to_dict() for split, classes in splits.items()},
         "class_weights": train.weights() if train else {},
+        "images": _images(facts),
+        "proposed_classes": proposed,
         "environment": logs.environment(),
     }
 
 
 def examine_all(
-    jobs: Iterable[tuple[str, Load]], meaning: Meaning, threads: int
+    jobs: Iterable[tuple[str, Load]],
+    meaning: Meaning,
+    threads: int,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[Facts]:
-    """What is found out about each example, in order."""
+    """What is found out about each example, in order; ``advance`` after each."""
+
+    def look(job: tuple[str, Load]) -> Facts:
+        found = examine(job[0], job[1], meaning)
+        advance()
+        return found
+
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda job: examine(job[0], job[1], meaning), jobs))
+        return list(pool.map(look, jobs))
+
+
+def _images(facts: Iterable[Facts]) -> dict[str, Any] | None:
+    """What the images that could be read are: sizes, channels, types."""
+    known = [one for one in facts if one.size]
+    if not known:
+        return None
+    heights, widths = zip(*(one.size for one in known if one.size), strict=True)
+    return {
+        "smallest": [min(heights), min(widths)],
+        "largest": [max(heights), max(widths)],
+        "median": [int(np.median(heights)), int(np.median(widths))],
+        "channels": sorted({one.channels for one in known}),
+        "types": sorted({one.dtype for one in known}),
+    }
 
 
 def _relevant(config: Config, findings: list[Finding]) -> list[Finding]:
@@ -191,15 +240,43 @@ def lines(result: dict[str, Any]) -> Iterable[str]:
         yield f"    {one['what']}: {one['advice']}"
 
 
+def _sizes(images: dict[str, Any]) -> str:
+    """One line of what the images are."""
+    low, high, middle = (
+        "x".join(map(str, images[key])) for key in ("smallest", "largest", "median")
+    )
+    size = low if low == high else f"{low} to {high}, median {middle}"
+    channels = " or ".join(map(str, images["channels"]))
+    plural = "" if channels == "1" else "s"
+    types = " or ".join(images["types"])
+    return f"images: {size} (height x width), {channels} channel{plural} of {types}"
+
+
+def _proposal(result: dict[str, Any]) -> str:
+    """What to write into classes.json."""
+    found = result["proposed_classes"]
+    if not found["classes"]:
+        return f"the masks hold {found['about']}"
+    data = result["data"]
+    path = Path(data["root"], data["folder"]["classes_file"])
+    return "\n".join(
+        (
+            f"the masks hold {found['about']}",
+            f"{path}, with your names for class0, class1, ...:",
+            found["classes"],
+        )
+    )
+
+
 def report(result: dict[str, Any], path: Path) -> int:
     """Write the JSON, print table and lines; the exit code: 1 if there are errors."""
-    from rich.console import Console
-
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(logs.plain(result), indent=1) + "\n")
     console = Console(soft_wrap=True, highlight=False)
     if result["splits"]:
         console.print(class_table(result))
+    if result["images"]:
+        console.print(_sizes(result["images"]), markup=False)
     for name, weights in result["class_weights"].items():
         values = ", ".join(f"{weight:g}" for weight in weights)
         line = f'{name}: --config.loss.class_weights="({values},)"'
@@ -207,6 +284,8 @@ def report(result: dict[str, Any], path: Path) -> int:
     styles = {"error": "red", "warning": "yellow"}
     for line in lines(result):
         console.print(line, markup=False, style=styles.get(line.split()[0]))
+    if result["proposed_classes"]:
+        console.print(_proposal(result), markup=False)
     counts = ", ".join(f"{result[f'{s}s']} {s}s" for s in SEVERITIES)
     console.print(f"doctor: {counts}; {path}", markup=False)
     return int(result["errors"] > 0)

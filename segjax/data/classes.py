@@ -37,7 +37,10 @@ def read_classes(path: str | Path) -> tuple[LabelSpec, dict[Color, int]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; write the classes in it: {EXAMPLE}")
+        raise ValueError(
+            f"{path}: no such file; write the classes in it: {EXAMPLE}; segjax doctor "
+            "proposes them from the masks"
+        )
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -29,6 +29,7 @@ from segjax.data.files import EXTENSIONS, read_mask
 from segjax.data.pairs import Pair, Pairs, Tell, refuse
 
 STANDARD = ("train", "val", "test")
+_KNOB = "config.data.folder"
 _COMMON_SUFFIXES = ("_mask", "_label", "_labels", "_gt", "_seg", "_annotation", "_L")
 
 
@@ -54,8 +55,8 @@ class Layout:
             )
         if self.image_dir == self.mask_dir and self.image_suffix == self.mask_suffix:
             raise ValueError(
-                f"images and masks are both in {self.image_dir!r}: set mask_suffix to "
-                "what the masks' names end in, such as '_mask'"
+                f"images and masks are both in {self.image_dir!r}: set "
+                f"{_KNOB}.mask_suffix to what the masks' names end in, such as '_mask'"
             )
 
 
@@ -147,12 +148,17 @@ def find_pairs(
         raise ValueError(
             f"{root}: no split {split!r}; it has {', '.join(_names(found))}"
         )
-    place = found[split]
+    place, told = found[split], []
+
+    def noted(code: str, where: Sequence[Path | str], text: str) -> None:
+        told.append(code)
+        tell(code, where, text)
+
     if place is not None and place.suffix == ".txt":
-        pairs, where = _listed(root, place, layout, tell), str(place)
+        pairs, where = _listed(root, place, layout, noted), str(place)
     elif place is None:
         images, masks = root / layout.image_dir, root / layout.mask_dir
-        pairs, where = _paired(images, masks, layout, tell), str(images)
+        pairs, where = _paired(images, masks, layout, noted), str(images)
         everything = len(pairs)
         pairs = [pair for pair in pairs if split_of(pair.id, layout) == split]
         if everything and not pairs:
@@ -160,15 +166,15 @@ def find_pairs(
                 "split-empty",
                 [images],
                 f"{root}: split {split!r} is empty: by their names none of the "
-                f"{everything} images falls into it; raise {split}_fraction or change "
-                "the seed",
+                f"{everything} images falls into it; raise {_KNOB}.{split}_fraction or "
+                f"change {_KNOB}.seed",
             )
             return []
     else:
         images = place
         masks = _mask_folder(root, place, layout)
-        pairs, where = _paired(images, masks, layout, tell), str(images)
-    if not pairs:
+        pairs, where = _paired(images, masks, layout, noted), str(images)
+    if not pairs and not told:
         tell(
             "split-empty",
             [where],
@@ -213,10 +219,17 @@ def find_splits(root: Path, layout: Layout) -> dict[str, Path | None]:
     if not images.is_dir():
         raise ValueError(
             f"{root}: has no images; put them in {layout.image_dir}/ and the masks in "
-            f"{layout.mask_dir}/, or both under train/ and val/, or set image_dir"
+            f"{layout.mask_dir}/, or both under train/ and val/, or set "
+            f"{_KNOB}.image_dir{_folders_of(root)}"
         )
     shares = {"train": 1.0, "val": layout.val_fraction, "test": layout.test_fraction}
     return {name: None for name, share in shares.items() if share}
+
+
+def _folders_of(root: Path) -> str:
+    """What is there instead: " (there are photos/, labels/)", or nothing."""
+    names = [p.name for p in sorted(root.iterdir()) if p.is_dir()][:8]
+    return f" (there are {', '.join(f'{name}/' for name in names)})" if names else ""
 
 
 def _names(found: Iterable[str]) -> tuple[str, ...]:
@@ -271,6 +284,10 @@ def _indices(images: Path, masks: Path, layout: Layout, tell: Tell):
 def _paired(images: Path, masks: Path, layout: Layout, tell: Tell) -> list[Pair]:
     """All images of a folder with their masks; both have to be complete."""
     image, mask = _indices(images, masks, layout, tell)
+    if image and not masks.is_dir():
+        advice = f"set {_KNOB}.mask_dir{_folders_of(masks.parent)}"
+        tell("mask-missing", [masks], f"{masks}: there is no such folder; {advice}")
+        return []
     problems = []
     bare = [name for name in image if name not in mask]
     if bare:
@@ -286,7 +303,8 @@ def _paired(images: Path, masks: Path, layout: Layout, tell: Tell) -> list[Pair]
         suffixes = [s for s in _COMMON_SUFFIXES if any(n + s in mask for n in bare)]
         advice = "names must agree up to the ending: add or remove files"
         if suffixes:
-            advice = f"set mask_suffix={layout.mask_suffix + suffixes[0]!r}"
+            suffix = layout.mask_suffix + suffixes[0]
+            advice = f"set {_KNOB}.mask_suffix={suffix!r}"
         text = f"{'; '.join(problems)}; {advice}"
         if bare:
             tell("mask-missing", [image[name] for name in bare], text)

@@ -147,7 +147,7 @@ def test_images_and_masks_in_one_folder(root):
     example(root / "data", root / "data", "a", mask_end="_mask.png")
     where = {"image_dir": "data", "mask_dir": "data", "val_fraction": 0.0}
     check(Folder(root, "train", mask_suffix="_mask", **where), ["a"])
-    with pytest.raises(ValueError, match="both in 'data': set mask_suffix"):
+    with pytest.raises(ValueError, match="both in 'data': set config.data.folder.mask_suffix"):
         Folder(root, "train", **where)
 
 
@@ -298,7 +298,7 @@ def test_image_without_mask_and_the_reverse(root):
 
 def test_common_mask_suffix_is_suggested(root):
     example(root / "images", root / "masks", "a", mask_end="_label.png")
-    with pytest.raises(ValueError, match="set mask_suffix='_label'"):
+    with pytest.raises(ValueError, match="set config.data.folder.mask_suffix='_label'"):
         Folder(root, "train")
 
 
@@ -372,6 +372,9 @@ def test_splits_that_are_unknown_or_empty(root):
 
 
 def test_nothing_there(root, tmp_path):
+    (root / "photos").mkdir()
+    with pytest.raises(ValueError, match=r"folder\.image_dir \(there are photos/\)"):
+        Folder(root, "train")
     with pytest.raises(ValueError, match="has no images; put them in images/"):
         Folder(root, "train")
     with pytest.raises(ValueError, match="data.root='/nowhere' is not a folder"):
@@ -395,3 +398,11 @@ def test_threads_read_the_same(root):
         got = list(pool.map(source.__getitem__, list(range(12)) * 4))
     for place, item in enumerate(got):
         np.testing.assert_array_equal(item["label"], source[place % 12]["label"])
+
+
+def test_a_folder_of_masks_of_another_name_is_named(root):
+    flat(root, ["a"])
+    (root / "masks").rename(root / "labels")
+    told = r"masks: there is no such folder; set config\.data\.folder\.mask_dir "
+    with pytest.raises(ValueError, match=told + r"\(there are images/, labels/\)"):
+        Folder(root, "train")

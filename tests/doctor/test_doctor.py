@@ -516,3 +516,30 @@ def test_any_damage_is_a_finding_where_the_reader_fails(tmp_path, ending):
         else:
             assert stops == []
     assert failed > 10
+
+
+def test_a_folder_without_classes_is_told_what_they_may_be(tmp_path, capsys):
+    root = corpus.clean(tmp_path / "data")
+    corpus.in_colors(root)
+    written = json.loads((root / "classes.json").read_text())
+    (root / "classes.json").unlink()
+    flags = ["--config.data.name=folder", f"--config.data.root={root}"]
+    command = ["doctor", "--config", str(ROOT / "configs" / "resnet_unet.py"), *flags]
+    output = tmp_path / "faults.json"
+    assert main([*command, "--output", str(output)]) == 1
+    said = capsys.readouterr().out
+    proposed = json.loads(output.read_text())["proposed_classes"]["classes"]
+    assert proposed in said and f"{root / 'classes.json'}, with your names" in said
+    colors = {tuple(entry["color"]) for entry in json.loads(proposed)}
+    assert colors == {tuple(entry["color"]) for entry in written}
+    (root / "classes.json").write_text(proposed)  # as it is
+    assert main([*command, "--output", str(output)]) == 0
+    result = json.loads(output.read_text())
+    assert result["proposed_classes"] is None
+    size = [corpus.H, corpus.W]
+    assert result["images"] == {
+        **dict.fromkeys(("smallest", "largest", "median"), size),
+        **{"channels": [3], "types": ["uint8"]},
+    }
+    told = f"images: {corpus.H}x{corpus.W} (height x width), 3 channels of uint8"
+    assert told in capsys.readouterr().out

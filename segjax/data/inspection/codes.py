@@ -82,7 +82,8 @@ CODES: dict[str, Code] = {
         "error",
         True,
         "an image without mask",
-        "add the mask, remove the image, or set mask_suffix",
+        "add the mask, remove the image, or set mask_suffix or mask_dir "
+        "(config.data.folder)",
     ),
     "file-passed-over": Code(
         "warning",
@@ -223,7 +224,7 @@ CODES: dict[str, Code] = {
         "error",
         False,
         "the mask is the image itself",
-        "correct mask_dir, mask_suffix or the list",
+        "correct mask_dir, mask_suffix (config.data.folder) or the list",
     ),
     "mask-channels": Code(
         "error",

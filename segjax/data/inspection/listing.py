@@ -80,10 +80,28 @@ def _folder(listing: Listing, root: str | None, options: Mapping[str, Any]) -> N
     place = folder.find_root(root)
     spec, colors = read_classes(place / options["classes_file"])
     listing.meaning = Meaning(spec, colors, options["mask_values"])
-    fields = folder.Layout.__dataclass_fields__
-    layout = folder.Layout(**{k: v for k, v in options.items() if k in fields})
+    layout = _layout(options)
     find = partial(folder.find_pairs, place, layout=layout)
     _all_pairs(listing, folder.find_splits(place, layout), find)
+
+
+def masks_of(root: str | None, options: Mapping[str, Any]) -> list[Path]:
+    """The masks of all splits of a ``folder``, whatever else is wrong with it."""
+    try:
+        place = folder.find_root(root)
+        layout = _layout(options)
+        found = [
+            folder.find_pairs(place, split, layout, tell=lambda *_: None)
+            for split in folder.find_splits(place, layout)
+        ]
+    except ValueError:
+        return []
+    return [pair.mask for pairs in found for pair in pairs]
+
+
+def _layout(options: Mapping[str, Any]) -> folder.Layout:
+    fields = folder.Layout.__dataclass_fields__
+    return folder.Layout(**{k: v for k, v in options.items() if k in fields})
 
 
 def _camvid(listing: Listing, root: str | None) -> None:
