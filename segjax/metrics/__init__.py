@@ -13,10 +13,12 @@ from segjax.metrics.confusion import (
     confusion_of_scores,
     summarize,
 )
+from segjax.metrics.outlines import Outlines
 from segjax.metrics.tally import Tally
 
 __all__ = [
     "Confusion",
+    "Outlines",
     "Tally",
     "calibration_rows",
     "confusion_matrix",

@@ -70,7 +70,7 @@ class Network:
             self.step,
             sum(x.size for x in jax.tree.leaves(self.variables["params"])),
             self.account,
-            self.account.confusion.summarize(self.parts.spec.names),
+            self.account.summarize(self.parts.spec.names),
             read_lines(self.workdir / "metrics.jsonl"),
             result,
         )

@@ -5,12 +5,14 @@ memory grows with the images by 3 K numbers and a small copy of each map, not by
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from segjax.metrics import Confusion
+from segjax.metrics import Confusion, Outlines
 
 CALIBRATION_BINS = 15
 DISTANCES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
@@ -111,6 +113,7 @@ class Account:
     def __post_init__(self):
         classes = self.num_classes
         self.confusion = Confusion(classes)
+        self.outlines = Outlines(classes)
         self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.top = np.zeros((classes, classes, EXAMPLES), np.int64)
         self.top_image = np.full((classes, classes, EXAMPLES), -1)
@@ -142,6 +145,7 @@ class Account:
         cell = label[valid].astype(np.int64) * classes + prediction[valid]
         matrix = np.bincount(cell, minlength=classes**2).reshape(classes, classes)
         self.confusion.add(matrix)
+        self.outlines.add(label, prediction)
         self._rows.append((np.diagonal(matrix).copy(), matrix.sum(1), matrix.sum(0)))
         self._keep_examples(matrix, len(self._rows) - 1)
         self._calibrate(confidence[valid], ~wrong[valid])
@@ -180,6 +184,10 @@ class Account:
         if not pixels.sum():
             return None
         return float(np.abs(hits - confidence).sum() / pixels.sum())
+
+    def summarize(self, names: Sequence[str]) -> dict[str, Any]:
+        """The scores of the split, as ``segjax evaluate`` has them."""
+        return self.confusion.summarize(names) | self.outlines.summarize(names)
 
     def image_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """float64[N] each: mIoU of each image alone, and its pixel accuracy.

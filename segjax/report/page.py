@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax.report import against, album, compare, sections, tables
+from segjax.report import against, album, compare, sections, tables, where
 from segjax.report.sections import Section, Subject
 
 LIMIT = 10_000_000
@@ -74,7 +74,8 @@ def render(content: Content) -> str:
         sections.classes(ours, found),
         sections.confusion(ours, shown),
         sections.pictures(groups, ours.spec),
-        sections.boundaries(content.runs, content.size),
+        where.boundaries(content.runs, content.size),
+        where.sizes(content.runs),
         sections.calibration(content.runs),
         Section("images", "Images", listed),
         Section("config", "Config", sections.settings(ours)),
@@ -115,6 +116,7 @@ def _head(content: Content, mean: compare.Interval) -> str:
         ("pixel accuracy", _percent(summary["pixel_accuracy"]), ""),
         ("class accuracy", _percent(summary["class_accuracy"]), "mean over classes"),
         ("Dice", _percent(summary["dice"]), "mean over classes"),
+        ("boundary F1", _percent(summary["boundary_f1"]), "mean over images"),
         ("calibration error", _percent(error, 2), "lower is better"),
         ("images", f"{len(content.ids):,}", f"{summary['pixels']:,} labelled pixels"),
         ("parameters", _short(ours.parameters), ""),

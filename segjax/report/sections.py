@@ -1,7 +1,5 @@
 """What a report says, section by section: each gives HTML and the charts in it."""
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from segjax import config as configs
 from segjax.batch import LabelSpec
 from segjax.report import charts, tables
-from segjax.report.account import DISTANCES, Account, tolerance
+from segjax.report.account import Account
 from segjax.report.compare import Interval
 
 CURVES = 12
@@ -165,8 +162,10 @@ def classes(ours: Subject, found: Sequence[Interval]) -> Section:
     note = (
         "<p>IoU = TP / (truth + predicted − TP), accuracy = TP / truth, precision = "
         "TP / predicted, Dice = 2 TP / (truth + predicted), of the whole split's "
-        "pixels; <em>pixels</em> is the class's share of the truth, <em>images</em> "
-        "in how many it occurs. The interval is a bootstrap over images: another "
+        "pixels; boundary IoU and F1 see the boundaries alone (docs/metrics.md says "
+        "how; both means as <code>segjax evaluate</code> has them); "
+        "<em>pixels</em> is the class's share of the truth, <em>images</em> in how "
+        "many it occurs. The interval is a bootstrap over images: another "
         "sample of images, not another seed of training. A click on a heading "
         "sorts.</p>"
     )
@@ -225,68 +224,6 @@ def pictures(groups: Mapping[str, Sequence[int]], spec: LabelSpec) -> Section:
     )
     titles = {"worst": "Worst", "median": "In the middle", "best": "Best"}
     return Section("gallery", "Gallery", note + key + gallery(groups, titles))
-
-
-def _distance_labels() -> list[str]:
-    return [*map(str, DISTANCES[:-1]), f"{DISTANCES[-1]}+"]
-
-
-def boundaries(runs: Sequence[Subject], size: tuple[int, int]) -> Section:
-    """Where errors lie: how far from a boundary, and where in the picture."""
-    series = []
-    for number, run in enumerate(runs):
-        valid, wrong = run.account.by_distance
-        points = [
-            (float(i), 100 * wrong[i] / valid[i]) for i in range(len(valid)) if valid[i]
-        ]
-        name = "this run" if number == 0 else "the other"
-        series.append(charts.Series(name, points, f"s{2 * number}"))
-    chart = charts.bar_chart(
-        "distance",
-        "Wrong pixels by distance to a true boundary, %",
-        _distance_labels(),
-        series,
-        x_label="px to the nearest boundary (from)",
-    )
-    (pixels, _), (near, _) = runs[0].account.near
-    valid, wrong = runs[0].account.near.sum(1)
-    note = (
-        f"<p><b>{100 * near / max(wrong, 1):.1f} %</b> of the {wrong:,} wrong pixels "
-        "lie within 0.75 % of the image's diagonal of a true boundary (the tolerance "
-        f"of SegNet's boundary F1; {tolerance(size)} px for an image of "
-        f"{size[1]} x {size[0]}), "
-        f"where {100 * pixels / max(valid, 1):.1f} % of all labelled pixels lie. A "
-        "boundary is where the true map changes, to unlabelled pixels too; a pixel "
-        "that touches it has distance 1.</p>"
-    )
-    html = f'{note}<div class="grid">{chart.html}{_plane(runs[0].account, size)}</div>'
-    return Section("boundaries", "Boundaries", html, {"distance": chart.data})
-
-
-def _plane(account: Account, size: tuple[int, int]) -> str:
-    """The share of wrong pixels by place in the picture, as a small PNG."""
-    valid, wrong = account.plane
-    share = np.divide(wrong, valid, out=np.zeros(valid.shape), where=valid > 0)
-    most = float(share.max()) or 1.0
-    cells = np.zeros((*share.shape, 4), np.uint8)
-    cells[..., :3] = (208, 32, 96)
-    cells[..., 3] = np.rint(255 * share / most)
-    buffer = io.BytesIO()
-    Image.fromarray(cells).save(buffer, format="PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    row, column = np.unravel_index(share.argmax(), share.shape)
-    words = ("top", "middle", "bottom")[int(3 * row / share.shape[0])]
-    side = ("left", "centre", "right")[int(3 * column / share.shape[1])]
-    note = (
-        f"Share of wrong pixels by place: at most {100 * most:.1f} %, at {words} {side}"
-    )
-    return (
-        '<figure class="chart"><figcaption><b>Wrong pixels by place in the picture, %'
-        '</b><ul class="legend"><li>0 <i class="ramp"></i> '
-        f'{100 * most:.1f}</li></ul></figcaption><img class="plane" alt="{note}" '
-        f'style="aspect-ratio:{size[1]}/{size[0]}" src="data:image/png;base64,{data}">'
-        "</figure>"
-    )
 
 
 def calibration(runs: Sequence[Subject]) -> Section:

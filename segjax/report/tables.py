@@ -108,7 +108,7 @@ def classes(
     found: Sequence[Interval],
     spec: LabelSpec,
 ) -> str:
-    """IoU with its interval, accuracy, precision, Dice, share and images per class."""
+    """IoU with its interval, the other scores, share and images per class."""
     matrix = account.confusion.matrix
     guessed = matrix.sum(0)
     images = (account.truths > 0).sum(0)
@@ -122,6 +122,8 @@ def classes(
             number(summary["accuracy_per_class"][name]),
             number(precision),
             number(summary["dice_per_class"][name]),
+            number(summary["boundary_iou_per_class"][name]),
+            number(summary["boundary_f1_per_class"][name]),
             number(summary["share_per_class"][name], 2),
             number(images[k], 0, 1),
         ]
@@ -134,16 +136,44 @@ def classes(
         number(summary["class_accuracy"])[0],
         "",
         number(summary["dice"])[0],
+        number(summary["boundary_iou"])[0],
+        number(summary["boundary_f1"])[0],
         "",
         number(len(account.maps), 0, 1)[0],
     )
     return table(
         "classes",
         "Scores per class, in per cent",
-        (*header, "pixels", "images"),
+        (*header, "boundary IoU", "boundary F1", "pixels", "images"),
         rows,
         foot,
     )
+
+
+def sizes(
+    spec: LabelSpec, runs: Sequence[tuple[str, Mapping[str, Any]]], words: Sequence[str]
+) -> str:
+    """The IoU of objects by size, per class and in the mean.
+
+    ``runs`` are (name, summary); ``words`` say what each size is.
+    """
+    known = list(runs[0][1]["miou_by_size"])
+    header = [
+        f"{word}{f', {name}' if len(runs) > 1 else ''}"
+        for word in words
+        for name, _ in runs
+    ]
+    rows = []
+    for k, label in enumerate(spec.names):
+        found = (
+            run["iou_by_size_per_class"][size][label]
+            for size in known
+            for _, run in runs
+        )
+        rows.append((class_name(spec, k), [(_bar(iou), iou) for iou in found]))
+    foot = [_bar(run["miou_by_size"][size]) for size in known for _, run in runs]
+    caption = "IoU by the size of objects, in per cent"
+    return table("sizes", caption, ("class", *header), rows, ("mean", *foot))
 
 
 def matrix_classes(matrix: np.ndarray) -> list[int]:

@@ -17,7 +17,7 @@ from segjax import inference, setup
 from segjax.batch import LabelSpec
 from segjax.evaluate import evaluate_split
 from segjax.main import main
-from segjax.metrics import summarize
+from segjax.metrics import Tally, summarize
 from segjax.report import album, page, report
 from segjax.report.account import Account, Truth, small_size
 from tests.report.conftest import EXAMPLES, SIZE, config_of, lines_of
@@ -118,7 +118,8 @@ def test_the_page_is_whole_and_asks_for_nothing(reported, parsed):
     headings = "".join(parsed.texts["h2"])
     for word in (
         *("Against", "Learning curves", "Classes", "Confusion", "Gallery"),
-        *("Boundaries", "Calibration", "Images", "Config", "Environment"),
+        *("Boundaries", "Object sizes", "Calibration", "Images", "Config"),
+        "Environment",
     ):
         assert word in headings
 
@@ -129,6 +130,58 @@ def test_the_scores_are_those_of_evaluate(reported, predicted, text):
             assert summary[key] == wanted[key]
     score = 100 * predicted[0][0]["miou"]
     assert f"<dt>mIoU</dt><dd>{score:.1f} %" in text
+
+
+def cells(text: str, table: str) -> dict[str, list[str]]:
+    """Heading of a row -> the texts of its cells, tags left out."""
+    (body,) = re.findall(rf'id="table-{table}".*?</table>', text, re.S)
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', body, re.S)
+    bare = [(re.sub("<.*?>", "", head), row) for head, row in rows]
+    return {
+        head: [re.sub("<.*?>", "", c) for c in re.findall(r"<td.*?>(.*?)</td>", row)]
+        for head, row in bare
+    }
+
+
+def test_boundaries_and_sizes_are_those_of_the_predicted_maps(
+    reported, predicted, text
+):
+    """As evaluate's own sums have them, from the maps that it predicts."""
+    source = setup.open_split(config_of(), "val")
+    names, wanted = source.spec.names, []
+    for _, shown in predicted:
+        tally = Tally(len(names), EXAMPLES)
+        for i in range(EXAMPLES):
+            tally.add_image(i, source[i]["label"], shown[i])
+        wanted.append(tally.summarize(names, source.ids()))
+
+    def percent(value):
+        return "–" if value is None else f"{100 * value:.1f}"
+
+    for found, summary in zip(reported["summaries"], wanted, strict=True):
+        for key in ("boundary_f1", "boundary_iou", "miou_by_size", "recall_by_size"):
+            assert found[key] == summary[key]
+    ours, theirs = wanted
+    assert f"<dt>boundary F1</dt><dd>{percent(ours['boundary_f1'])} %" in text
+    of_classes, of_sizes = cells(text, "classes"), cells(text, "sizes")
+    assert of_classes["mean"][5:7] == [
+        *(percent(ours["boundary_iou"]), percent(ours["boundary_f1"])),
+    ]
+    for name in names:
+        assert of_classes[name][5:7] == [
+            percent(ours["boundary_iou_per_class"][name]),
+            percent(ours["boundary_f1_per_class"][name]),
+        ]
+        assert of_sizes[name] == [
+            percent(run["iou_by_size_per_class"][size][name])
+            for size in ("small", "medium", "large")
+            for run in (ours, theirs)
+        ]
+    assert of_sizes["mean"][:2] == [
+        percent(run["miou_by_size"]["small"]) for run in wanted
+    ]
+    counts = ours["objects_by_size"]
+    assert counts["small"] and f"that is found: {counts['small']:,} small (" in text
 
 
 def unpack(data: str, size) -> np.ndarray:
@@ -265,7 +318,7 @@ def content_of(names, count: int, size: tuple[int, int], lines=()) -> page.Conte
         1,
         10,
         account,
-        account.confusion.summarize(spec.names),
+        account.summarize(spec.names),
         lines,
     )
     return page.Content(
