@@ -10,17 +10,18 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import jax
 import numpy as np
 
-from segjax import cache, logs, setup, views
-from segjax.batch import LabelSpec, Source
+from segjax import cache, cam, localize, logs, setup, views
+from segjax.batch import Source
 from segjax.data import pipeline
-from segjax.report import page
-from segjax.report.account import Account, Truth
+from segjax.report import album, classification, frame, guesses, page
+from segjax.report.account import Account, Truth, pack
 from segjax.report.sections import Subject, read_lines
 
 __all__ = ["report"]
@@ -28,14 +29,18 @@ __all__ = ["report"]
 
 @dataclass
 class Network:
-    """A run's network, ready to predict, and what its predictions add up to."""
+    """A run's network, ready to predict, and what its predictions add up to.
+
+    ``views`` and ``account`` are those of a segmentation; a classifier's account comes
+    from :func:`segjax.report.guesses.look`.
+    """
 
     workdir: Path
     parts: setup.Parts
     step: int
     variables: Any
-    views: views.Views
-    account: Account
+    views: views.Views | None
+    account: Any
 
     @classmethod
     def load(
@@ -44,18 +49,15 @@ class Network:
         """The network of a run's checkpoint, on one device."""
         device = jax.local_devices()[:1]
         parts = setup.load_parts(workdir, list(overrides), device)
-        if parts.config.task != "segmentation":
-            raise ValueError(
-                f"--workdir {workdir} is a run of {parts.config.task}; report shows "
-                "segmentation: look at it with segjax evaluate and predict"
-            )
         variables, step = setup.restore_variables(parts, workdir, checkpoint)
+        if parts.config.task == "classification":
+            return cls(workdir, parts, step, variables, None, None)
         account = Account(parts.spec.num_classes)
         return cls(workdir, parts, step, variables, views.views_of(parts), account)
 
     def add(self, image: np.ndarray, truth: Truth) -> None:
         """Predict an image [h, w, C] as config.eval says, and count."""
-        probabilities = self.views(self.variables, image)
+        probabilities = cast(views.Views, self.views)(self.variables, image)
         prediction = probabilities.argmax(-1).astype(np.uint8)
         self.account.add(truth, prediction, probabilities.max(-1))
 
@@ -66,7 +68,7 @@ class Network:
         return Subject(
             name,
             self.parts.config,
-            cast(LabelSpec, self.parts.spec),
+            self.parts.spec,
             self.step,
             sum(x.size for x in jax.tree.leaves(self.variables["params"])),
             self.account,
@@ -100,8 +102,78 @@ def measure(
     return truths
 
 
-def _check(workdir: Path, parts: setup.Parts, source: Source) -> None:
+def _heat(network: Network, source: Source) -> classification.Heat:
+    """Where a classifier sees its guess, and the true class if that is another."""
+    if not cam.has_maps(network.parts.model):
+        return lambda index: []
+    localizer = localize.Localizer(network.parts, network.variables)
+    names = network.parts.spec.names
+
+    def heat(index: int) -> list[tuple[str, str]]:
+        example = source[index]
+        image, label = pipeline.checked(example, source.channels)
+        _, classes, maps = localizer(image)
+        found = dict(zip(classes.tolist(), maps, strict=True))
+        wanted = dict.fromkeys((int(classes[0]), int(label)))
+        return [
+            (names[k], album.text(pack(np.uint8(255 * found[k]))))
+            for k in wanted
+            if k in found
+        ]
+
+    return heat
+
+
+def _page(
+    networks: Sequence[Network], source: Source, about: dict, bar: Any
+) -> tuple[str, list[Subject]]:
+    """Predict the split with each network; the page's text, and what it is about.
+
+    ``about``: further fields of :class:`segjax.report.frame.Content`.
+    """
+    classifies = networks[0].parts.config.task == "classification"
+    task = bar.add_task(
+        f"predicting {about['split']}",
+        total=len(source) * (len(networks) if classifies else 1),
+    )
+
+    def show(done: int, before: int = 0) -> None:
+        bar.update(task, completed=done + before)
+
+    truths = []
+    if classifies:
+        for number, network in enumerate(networks):
+            progress = partial(show, before=number * len(source))
+            network.account = guesses.look(
+                network.parts, network.variables, source, progress
+            )
+    else:
+        truths = measure(networks, source, show)
+    subjects = [network.subject(str(network.workdir)) for network in networks]
+    content = frame.Content(
+        ours=subjects[0],
+        other=subjects[1] if len(subjects) > 1 else None,
+        ids=source.ids(),
+        truths=truths,
+        source=source,
+        **about,
+    )
+    bar.update(task, description="drawing")
+    text = (
+        classification.render(content, _heat(networks[0], source))
+        if classifies
+        else page.render(content)
+    )
+    return text, subjects
+
+
+def _check(workdir: Path, parts: setup.Parts, source: Source, task: str) -> None:
     """Refuse a run that cannot be measured on this data."""
+    if parts.config.task != task:
+        raise ValueError(
+            f"{workdir} is a run of {parts.config.task}, the first one of {task}; "
+            "compare runs of one task"
+        )
     if parts.spec != source.spec:
         raise ValueError(
             f"the classes of the data ({', '.join(source.spec.names)}) are not those "
@@ -148,32 +220,24 @@ def report(
     if against is not None:
         networks.append(Network.load(against, (), checkpoint))
     for network in networks:
-        _check(network.workdir, network.parts, source)
+        _check(network.workdir, network.parts, source, parts.config.task)
+    about = {
+        "split": split,
+        "command": shlex.join(["segjax", *sys.argv[1:]]),
+        "environment": logs.environment(),
+    }
     console = Console(soft_wrap=True)
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"predicting {split}", total=len(source))
-        truths = measure(
-            networks, source, lambda done: bar.update(task, completed=done)
-        )
-    subjects = [network.subject(str(network.workdir)) for network in networks]
-    content = page.Content(
-        ours=subjects[0],
-        other=subjects[1] if against is not None else None,
-        split=split,
-        ids=source.ids(),
-        truths=truths,
-        source=source,
-        size=source.size(0),
-        command=shlex.join(["segjax", *sys.argv[1:]]),
-        environment=logs.environment(),
-    )
+        text, subjects = _page(networks, source, about, bar)
     path = output or workdir / f"report_{split}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page.render(content), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
+    key, name = ("top1", "top-1") if "top1" in subjects[0].summary else ("miou", "mIoU")
     for subject in subjects:
-        score = 100 * (subject.summary["miou"] or 0.0)
+        score = 100 * (subject.summary[key] or 0.0)
         console.print(
-            f"{subject.name}, step {subject.step}: mIoU {score:.2f} %", highlight=False
+            f"{subject.name}, step {subject.step}: {name} {score:.2f} %",
+            highlight=False,
         )
     size = path.stat().st_size / 1e6
     console.print(f"report: {path} ({size:.1f} MB)", highlight=False)

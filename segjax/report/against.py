@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segjax import config as configs
 from segjax.report import charts, compare, sections, tables
 from segjax.report.sections import Section, Subject
 
@@ -31,7 +30,7 @@ def section(
     scatter = _scatter(scores, rivals, ids)
     html = (
         f"{_verdict(found[-1], scores - rivals)}"
-        f'{_configs(ours, other)}<div class="beside">'
+        f'{sections.config_differences(ours, other)}<div class="beside">'
         f"{tables.differences(found, rows, ours.spec)}{scatter.html}</div>"
         f"{sections.gallery({k: groups[k] for k in TITLES}, TITLES)}"
     )
@@ -71,13 +70,3 @@ def _scatter(
         note="One dot per image; above the line this run is better",
         names=[str(ids[i]) for i in dots],
     )
-
-
-def _configs(ours: Subject, other: Subject) -> str:
-    """The keys in which the two configs differ."""
-    found = configs.differences(ours.config, other.config)
-    if not found:
-        return "<p>The two configs are the same.</p>"
-    rows = [(key, *values) for key, values in found.items()]
-    header = ("key", "this run", "the other")
-    return tables.pairs("config-differences", "Config that differs", header, rows)

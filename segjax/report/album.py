@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -75,20 +76,15 @@ class Album:
 
     Args:
       source: the split.
-      truths: of each example the packed truth and the packed surroundings of its
-        boundaries (:meth:`segjax.report.account.Truth.packed`).
-      accounts: whose predictions are shown, in this order.
+      layers: index of an example -> what its picture holds beside the photograph, plain
+        JSON values.
       budget: bytes of all pictures together, as they stand in the page.
     """
 
     def __init__(
-        self,
-        source: Source,
-        truths: Sequence[tuple[bytes, bytes]],
-        accounts: Sequence[Account],
-        budget: int,
+        self, source: Source, layers: Callable[[int], dict[str, Any]], budget: int
     ):
-        self._source, self._truths, self._accounts = source, truths, accounts
+        self._source, self._layers = source, layers
         self._ids = source.ids()
         self.left = budget
         self.pictures: dict[int, dict[str, Any]] = {}
@@ -106,18 +102,14 @@ class Album:
         if index in self.pictures or self.full:
             return index in self.pictures
         image = self._source[index]["image"]
-        truth, near = self._truths[index]
         picture = {
             "id": self._ids[index],
             "size": list(small_size(image.shape)),
             "own": [int(n) for n in image.shape[:2]],
             "photo": photograph(image),
-            "truth": text(truth),
-            "near": text(near),
-            "maps": [text(account.maps[index]) for account in self._accounts],
+            **self._layers(index),
         }
-        size = len(picture["photo"]) + len(picture["truth"]) + len(picture["near"])
-        size += sum(map(len, picture["maps"])) + 300
+        size = len(json.dumps(picture)) + 10
         if size > self.left:
             self.full = True
             return False

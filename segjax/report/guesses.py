@@ -41,7 +41,7 @@ class Guesses:
 
     @classmethod
     def of(cls, truth: np.ndarray, probabilities: np.ndarray) -> "Guesses":
-        """Of the probabilities float32[N, K]; of equal ones the lower class is first."""
+        """Of the probabilities float32[N, K]; of equal ones the lower comes first."""
         order = np.argsort(-probabilities, -1, kind="stable")
         best = order[:, :BEST]
         return cls(

@@ -1,42 +1,12 @@
-"""The page of a report: one HTML file that asks for nothing from anywhere."""
+"""The page of a segmentation: what it predicts of a split, and where it errs."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
-from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 
-from segjax.report import against, album, compare, sections, tables, where
-from segjax.report.sections import Section, Subject
-
-LIMIT = 10_000_000
-"""Bytes of a report at most."""
-
-_ROOM = 2_500_000  # bytes for tables, charts and the script
-
-
-@dataclass(frozen=True)
-class Content:
-    """What all pages are made of; ``other`` is the run of ``--against``."""
-
-    ours: Subject
-    other: Subject | None
-    split: str
-    ids: Sequence[str]
-    truths: Sequence[tuple[bytes, bytes]]
-    source: Any
-    size: tuple[int, int]
-    command: str
-    environment: Mapping[str, Any]
-
-    @property
-    def runs(self) -> list[Subject]:
-        """The run, and the other where there is one."""
-        return [self.ours] if self.other is None else [self.ours, self.other]
+from segjax.report import against, album, compare, frame, sections, tables, where
+from segjax.report.frame import Content, percent
+from segjax.report.sections import Section
 
 
 def render(content: Content) -> str:
@@ -49,7 +19,13 @@ def render(content: Content) -> str:
     accounts = [run.account for run in content.runs]
     scores, accuracy = ours.account.image_scores()
     rivals = other.account.image_scores()[0] if other is not None else None
-    pictures = album.Album(content.source, content.truths, accounts, LIMIT - _ROOM)
+
+    def layers(index: int) -> dict[str, Any]:
+        truth, near = map(album.text, content.truths[index])
+        maps = [album.text(account.maps[index]) for account in accounts]
+        return {"truth": truth, "near": near, "maps": maps}
+
+    pictures = album.Album(content.source, layers, frame.LIMIT - frame.ROOM)
     groups = album.ranked(scores)
     pictures.add_all(groups)
     parts = []
@@ -57,7 +33,8 @@ def render(content: Content) -> str:
         changed = album.extremes(scores - rivals)
         pictures.add_all(changed)
         parts.append(against.section(ours, other, content.ids, changed))
-    shown = tables.matrix_classes(ours.account.confusion.matrix)
+    matrix = ours.account.confusion.matrix
+    shown = tables.matrix_classes(matrix)
     examples = album.confusions(ours.account, shown, pictures)
     found = compare.intervals(ours.account)
     listed = tables.images(
@@ -72,20 +49,16 @@ def render(content: Content) -> str:
     parts += [
         sections.curves(ours, other),
         sections.classes(ours, found),
-        sections.confusion(ours, shown),
+        sections.confusion(ours, matrix, shown),
         sections.pictures(groups, ours.spec),
-        where.boundaries(content.runs, content.size),
+        where.boundaries(content.runs, content.source.size(0)),
         where.sizes(content.runs),
         sections.calibration(content.runs),
         Section("images", "Images", listed),
-        Section("config", "Config", sections.settings(ours)),
-        Section("environment", "Environment", _environment(content)),
     ]
     data = {
-        "names": ours.spec.names,
         "palette": ours.spec.palette,
         "layers": ["prediction"] if other is None else ["this run", "other"],
-        "charts": {k: v for part in parts for k, v in part.charts.items()},
         "examples": examples,
         "scores": {
             i: [_json(scores[i]), *([] if rivals is None else [_json(rivals[i])])]
@@ -93,117 +66,23 @@ def render(content: Content) -> str:
         },
         "pictures": pictures.pictures,
     }
-    page = _frame(content, _head(content, found[-1]), parts, data)
-    size = len(page.encode())
-    if size > LIMIT:
-        raise ValueError(
-            f"the report would have {size:,} bytes, more than {LIMIT:,}; choose a "
-            "--split with fewer images"
-        )
-    return page
+    return frame.write(content, _tiles(content, found[-1]), parts, data)
+
+
+def _tiles(content: Content, mean: compare.Interval) -> list[tuple[str, str, str]]:
+    """The figures of the head."""
+    summary = content.ours.summary
+    error = content.ours.account.calibration_error()
+    return [
+        ("mIoU", percent(summary["miou"]), f"95 %: {tables.span(mean)[0]}"),
+        ("pixel accuracy", percent(summary["pixel_accuracy"]), ""),
+        ("class accuracy", percent(summary["class_accuracy"]), "mean over classes"),
+        ("Dice", percent(summary["dice"]), "mean over classes"),
+        ("boundary F1", percent(summary["boundary_f1"]), "mean over images"),
+        ("calibration error", percent(error, 2), "lower is better"),
+        ("images", f"{len(content.ids):,}", f"{summary['pixels']:,} labelled pixels"),
+    ]
 
 
 def _json(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 5)
-
-
-def _head(content: Content, mean: compare.Interval) -> str:
-    """The title and the figures that one looks for first."""
-    ours, summary = content.ours, content.ours.summary
-    error = ours.account.calibration_error()
-    tiles = [
-        ("mIoU", _percent(summary["miou"]), f"95 %: {tables.span(mean)[0]}"),
-        ("pixel accuracy", _percent(summary["pixel_accuracy"]), ""),
-        ("class accuracy", _percent(summary["class_accuracy"]), "mean over classes"),
-        ("Dice", _percent(summary["dice"]), "mean over classes"),
-        ("boundary F1", _percent(summary["boundary_f1"]), "mean over images"),
-        ("calibration error", _percent(error, 2), "lower is better"),
-        ("images", f"{len(content.ids):,}", f"{summary['pixels']:,} labelled pixels"),
-        ("parameters", _short(ours.parameters), ""),
-    ]
-    if ours.result and ours.result.get("seconds") is not None:
-        minutes = ours.result["seconds"] / 60
-        tiles.append(("training", f"{minutes:.1f} min", "wall time"))
-    shown = "".join(
-        f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>"
-        for name, value, note in tiles
-    )
-    model, data = ours.config.model, ours.config.data
-    what = (
-        f"{model.encoder} + {model.decoder} on {data.name}, split {content.split}, "
-        f"checkpoint {ours.step}"
-    )
-    if content.other is not None:
-        what += f", against {content.other.name} (checkpoint {content.other.step})"
-    return (
-        f"<header><h1>{escape(ours.name)}</h1><p>{escape(what)}</p></header>"
-        f'<dl class="tiles">{shown}</dl>'
-    )
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def _short(count: int) -> str:
-    for power, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if count >= power:
-            return f"{count / power:.1f}{letter}"
-    return str(count)
-
-
-def _flat(values: Mapping[str, Any] | None, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as dotted keys."""
-    found = {}
-    for key, value in (values or {}).items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
-
-
-def _environment(content: Content) -> str:
-    """Versions, commit and machine of training and of this report."""
-    columns = [("this report", _flat(content.environment))]
-    for run, title in zip(
-        content.runs, ("training", "the other's training"), strict=False
-    ):
-        if run.result:
-            columns.append((title, _flat(run.result.get("environment"))))
-    keys = list(dict.fromkeys(k for _, values in columns for k in values))
-    rows = [(key, *(values.get(key, "–") for _, values in columns)) for key in keys]
-    header = ("", *(title for title, _ in columns))
-    text = tables.pairs("environment", "Software and machine", header, rows)
-    said = content.ours.result.get("command") if content.ours.result else None
-    trained = f"<p>Trained by <code>{escape(said)}</code></p>" if said else ""
-    return f"{trained}<p>Reported by <code>{escape(content.command)}</code></p>{text}"
-
-
-def _frame(
-    content: Content, head: str, parts: Sequence[Section], data: Mapping[str, Any]
-) -> str:
-    """The whole document."""
-    folder = Path(__file__).parent / "assets"
-    style, script, frame = (
-        (folder / f"page.{kind}").read_text() for kind in ("css", "js", "html")
-    )
-    # "</script>" in a class's name must not end the script.
-    stored = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    stored = stored.replace("<", "\\u003c")
-    links = "".join(
-        f'<li><a href="#{part.anchor}">{escape(part.title)}</a></li>' for part in parts
-    )
-    body = "".join(
-        f'<section aria-labelledby="{part.anchor}"><h2 id="{part.anchor}">'
-        f"{escape(part.title)}</h2>{part.html}</section>"
-        for part in parts
-    )
-    return Template(frame).substitute(
-        title=escape(content.ours.name),
-        style=style,
-        links=links,
-        body=head + body,
-        data=stored,
-        script=script,
-    )

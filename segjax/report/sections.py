@@ -10,13 +10,21 @@ from typing import Any
 import numpy as np
 
 from segjax import config as configs
-from segjax.batch import LabelSpec
+from segjax.batch import ClassSpec, LabelSpec, default_palette
 from segjax.report import charts, tables
-from segjax.report.account import Account
 from segjax.report.compare import Interval
 
 CURVES = 12
-"""Classes whose IoU is drawn over training at most: those that end lowest."""
+"""Classes that are drawn over training at most: those that end lowest."""
+
+SCORES = {
+    "segmentation": (("miou", "mIoU, %", 100.0, False),),
+    "classification": (
+        ("top1", "Top-1 accuracy, %", 100.0, False),
+        ("top5", "Top-5 accuracy, %", 100.0, False),
+    ),
+}
+"""Task -> key in metrics.jsonl, title, factor, logarithmic."""
 
 
 @dataclass
@@ -25,10 +33,10 @@ class Subject:
 
     name: str
     config: Any
-    spec: LabelSpec
+    spec: LabelSpec | ClassSpec
     step: int
     parameters: int
-    account: Account
+    account: Any  # Account; of a classifier Guesses
     summary: Mapping[str, Any]
     lines: Sequence[Mapping[str, Any]] = ()
     result: Mapping[str, Any] | None = None
@@ -79,7 +87,7 @@ def _charts(found: Sequence[tuple[str, charts.Chart | None]]) -> tuple[str, dict
 
 
 def curves(ours: Subject, other: Subject | None) -> Section:
-    """Loss, mIoU and the rest over the steps of training."""
+    """Loss, scores and the rest over the steps of training."""
     if not ours.lines:
         note = "<p>There is no metrics.jsonl: the weights were imported.</p>"
         return Section("curves", "Learning curves", note)
@@ -99,7 +107,7 @@ def curves(ours: Subject, other: Subject | None) -> Section:
 
     titles = (
         ("loss", "Loss", 1.0, True),
-        ("miou", "mIoU, %", 100.0, False),
+        *SCORES[ours.config.task],
         ("lr", "Learning rate", 1.0, False),
         ("gradient_norm", "Gradient norm", 1.0, True),
         ("images_per_s", "Images per second", 1.0, False),
@@ -120,9 +128,9 @@ def curves(ours: Subject, other: Subject | None) -> Section:
     found.insert(2, ("curve-classes", _class_curves(ours)))
     html, data = _charts(found)
     note = (
-        "<p>Training loss and mIoU are of the augmented batches since the line before; "
-        "evaluations are of whole splits. Point at a chart, or focus it and use the "
-        "arrow keys, to read values.</p>"
+        "<p>Training loss and scores are of the augmented batches since the line "
+        "before; evaluations are of whole splits. Point at a chart, or focus it and "
+        "use the arrow keys, to read values.</p>"
     )
     return Section(
         "curves", "Learning curves", f'{note}<div class="grid">{html}</div>', data
@@ -130,29 +138,35 @@ def curves(ours: Subject, other: Subject | None) -> Section:
 
 
 def _class_curves(ours: Subject) -> charts.Chart | None:
-    """IoU per class at each evaluation, in the classes' colours."""
-    lines = [x for x in ours.lines if x["split"] != "train" and "iou_per_class" in x]
+    """IoU or accuracy per class at each evaluation, in the classes' colours."""
+    what = "IoU" if ours.config.task == "segmentation" else "Accuracy"
+    key = f"{what.lower()}_per_class"
+    lines = [x for x in ours.lines if x["split"] != "train" and key in x]
     if len(lines) < 2:
         return None
-    last = lines[-1]["iou_per_class"]
+    last = lines[-1][key]
     names = sorted(last, key=lambda n: last[n] if last[n] is not None else 2.0)
-    palette = dict(zip(ours.spec.names, ours.spec.palette, strict=True))
+    spec = ours.spec
+    colours = default_palette(spec.num_classes)
+    if isinstance(spec, LabelSpec):
+        colours = spec.palette
+    palette = dict(zip(spec.names, colours, strict=True))
     series = [
         charts.Series(
             name,
             [
-                (float(x["step"]), 100 * x["iou_per_class"][name])
+                (float(x["step"]), 100 * x[key][name])
                 for x in lines
-                if x["iou_per_class"].get(name) is not None
+                if x[key].get(name) is not None
             ],
             "class",
             palette.get(name),
         )
         for name in names[:CURVES]
     ]
-    title = "IoU per class, %"
+    title = f"{what} per class, %"
     if len(names) > CURVES:
-        title = f"IoU of the {CURVES} classes that end lowest, %"
+        title = f"{what} of the {CURVES} classes that end lowest, %"
     return charts.line_chart("curve-classes", title, series, percent=True)
 
 
@@ -175,8 +189,9 @@ def classes(ours: Subject, found: Sequence[Interval]) -> Section:
     return Section("classes", "Classes", html)
 
 
-def confusion(ours: Subject, shown: Sequence[int]) -> Section:
+def confusion(ours: Subject, matrix: np.ndarray, shown: Sequence[int]) -> Section:
     """The matrix, and the place where its examples appear."""
+    unit = "pixels" if isinstance(ours.spec, LabelSpec) else "images"
     note = (
         "<p>What the network takes for what. Choose a cell off the diagonal to see the "
         "images where that confusion is largest.</p>"
@@ -184,10 +199,10 @@ def confusion(ours: Subject, shown: Sequence[int]) -> Section:
     spec = ours.spec
     if len(shown) < spec.num_classes:
         note += (
-            f"<p>The {len(shown)} classes with the most wrong pixels of "
+            f"<p>The {len(shown)} classes with the most wrong {unit} of "
             f"{spec.num_classes} are shown; the rest is added up as “others”.</p>"
         )
-    html = note + tables.confusion(ours.account.confusion.matrix, shown, spec)
+    html = note + tables.confusion(matrix, shown, spec)
     html += '<div id="examples" class="examples" tabindex="-1" hidden></div>'
     return Section("confusion", "Confusion matrix", html)
 
@@ -226,7 +241,7 @@ def pictures(groups: Mapping[str, Sequence[int]], spec: LabelSpec) -> Section:
     return Section("gallery", "Gallery", note + key + gallery(groups, titles))
 
 
-def calibration(runs: Sequence[Subject]) -> Section:
+def calibration(runs: Sequence[Subject], unit: str = "pixel") -> Section:
     """The reliability diagram and how often each confidence occurs."""
     series, shares, notes = [], [], []
     for number, run in enumerate(runs):
@@ -255,7 +270,7 @@ def calibration(runs: Sequence[Subject]) -> Section:
     ends = [f"{100 * (i + 1) / count:.0f}" for i in range(count)]
     bars = charts.bar_chart(
         "confidence",
-        "Share of pixels by confidence, %",
+        f"Share of {unit}s by confidence, %",
         ends,
         shares,
         x_label="confidence up to, %",
@@ -263,9 +278,9 @@ def calibration(runs: Sequence[Subject]) -> Section:
     )
     note = (
         f"<p>Expected calibration error over {count} equal bins (Guo et al. 2017): "
-        f"{error or 'no pixels'}. Confidence is the largest softmax probability of a "
-        "pixel, from the predictions made for this report. Under the diagonal the "
-        "network is surer than it is right.</p>"
+        f"{error or f'no {unit}s'}. Confidence is the largest softmax probability "
+        f"of each {unit}, from the predictions made for this report. Under the "
+        "diagonal the network is surer than it is right.</p>"
     )
     html = f'{note}<div class="grid">{diagram.html}{bars.html}</div>'
     data = {"reliability": diagram.data, "confidence": bars.data}
@@ -285,3 +300,13 @@ def settings(ours: Subject) -> str:
         "what differs from the default (*)</label>"
     )
     return toggle + tables.pairs("config", "Config", ("key", "value", "default"), rows)
+
+
+def config_differences(ours: Subject, other: Subject) -> str:
+    """The keys in which the two configs differ."""
+    found = configs.differences(ours.config, other.config)
+    if not found:
+        return "<p>The two configs are the same.</p>"
+    rows = [(key, *values) for key, values in found.items()]
+    header = ("key", "this run", "the other")
+    return tables.pairs("config-differences", "Config that differs", header, rows)

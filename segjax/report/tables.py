@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax.batch import LabelSpec
+from segjax.batch import ClassSpec, LabelSpec
 from segjax.report.account import Account
 from segjax.report.compare import Interval
 
@@ -48,8 +48,10 @@ def _points(value: float, plus: bool) -> str:
     return f"{shown:{'+' if plus and shown else ''}.1f}".replace("-", "−")
 
 
-def class_name(spec: LabelSpec, index: int) -> str:
-    """A swatch and the name."""
+def class_name(spec: LabelSpec | ClassSpec, index: int) -> str:
+    """The name, after a swatch where classes have colours."""
+    if isinstance(spec, ClassSpec):
+        return escape(spec.names[index])
     rgb = ",".join(map(str, spec.palette[index]))
     name = escape(spec.names[index])
     return f'<i class="swatch" style="background:rgb({rgb})"></i>{name}'
@@ -95,7 +97,7 @@ def _scrolled(label: str) -> str:
     )
 
 
-def _bar(value: float | None) -> str:
+def bar(value: float | None) -> str:
     """A number in per cent with a bar behind it."""
     shown, _ = number(value)
     width = 0.0 if value is None else 100 * value
@@ -117,7 +119,7 @@ def classes(
         iou = summary["iou_per_class"][name]
         precision = matrix[k, k] / guessed[k] if guessed[k] else None
         cells = [
-            (_bar(iou), iou),
+            (bar(iou), iou),
             span(found[k]),
             number(summary["accuracy_per_class"][name]),
             number(precision),
@@ -131,7 +133,7 @@ def classes(
     header = ("class", "IoU", "95 % interval", "accuracy", "precision", "Dice")
     foot = (
         "mean",
-        _bar(summary["miou"]),
+        bar(summary["miou"]),
         span(found[-1])[0],
         number(summary["class_accuracy"])[0],
         "",
@@ -170,8 +172,8 @@ def sizes(
             for size in known
             for _, run in runs
         )
-        rows.append((class_name(spec, k), [(_bar(iou), iou) for iou in found]))
-    foot = [_bar(run["miou_by_size"][size]) for size in known for _, run in runs]
+        rows.append((class_name(spec, k), [(bar(iou), iou) for iou in found]))
+    foot = [bar(run["miou_by_size"][size]) for size in known for _, run in runs]
     caption = "IoU by the size of objects, in per cent"
     return table("sizes", caption, ("class", *header), rows, ("mean", *foot))
 
@@ -184,7 +186,9 @@ def matrix_classes(matrix: np.ndarray) -> list[int]:
     return sorted(np.argsort(-wrong, kind="stable")[:MATRIX_CLASSES].tolist())
 
 
-def confusion(matrix: np.ndarray, shown: Sequence[int], spec: LabelSpec) -> str:
+def confusion(
+    matrix: np.ndarray, shown: Sequence[int], spec: LabelSpec | ClassSpec
+) -> str:
     """Rows are the truth and add up to 100 %; cells are buttons for the examples."""
     rest = np.setdiff1d(np.arange(len(matrix)), shown)
     heads = [f'<th scope="col"><span>{class_name(spec, k)}</span></th>' for k in shown]
@@ -218,15 +222,16 @@ def _share(part: int, whole: int) -> str:
     return "100" if part == whole else f"{value:.1f}" if part else "0"
 
 
-def _cell(a: int, b: int, pixels: int, total: int, spec: LabelSpec) -> str:
+def _cell(a: int, b: int, pixels: int, total: int, spec: LabelSpec | ClassSpec) -> str:
     share = pixels / total if total else 0.0
     if a == b:
         return f'<td class="hit" style="--v:{share:.3f}">{_share(pixels, total)}</td>'
     if not pixels:
         return f"<td>{_share(pixels, total)}</td>"
+    unit = "image" if isinstance(spec, ClassSpec) else "pixel"
     said = (
         f"{spec.names[a]} taken for {spec.names[b]}: {100 * share:.2f} %, "
-        f"{pixels:,} pixels; show examples"
+        f"{pixels:,} {unit}{'s' * (pixels != 1)}; show examples"
     )
     # The root makes a few per cent, which matter, visible beside 90.
     return (
@@ -267,16 +272,22 @@ def images(
     return table("images", caption, header, rows)
 
 
-def differences(found: Sequence[Interval], rows: Sequence, spec: LabelSpec) -> str:
-    """Per class and for the mean: both IoUs, the difference, its interval, a verdict.
+def differences(
+    found: Sequence[Interval],
+    rows: Sequence,
+    spec: LabelSpec | ClassSpec,
+    what: str = "IoU",
+    mean: str = "mIoU",
+) -> str:
+    """Per class and of all: both scores, the difference, its interval, a verdict.
 
-    ``rows`` are pairs (our IoU, theirs), as many as ``found``.
+    ``rows`` are pairs (our score, theirs), as many as ``found``; ``what`` is the score
+    of a class, ``mean`` that of all.
     """
     ends = [end for i in found for end in (i.low, i.high) if not np.isnan(end)]
     reach = (min(0.0, *ends), max(0.0, *ends)) if ends else (-1.0, 1.0)
     lines = []
     for k, (interval, (ours, theirs)) in enumerate(zip(found, rows, strict=True)):
-        mean = k == spec.num_classes
         cells = [
             number(ours),
             number(theirs),
@@ -285,11 +296,12 @@ def differences(found: Sequence[Interval], rows: Sequence, spec: LabelSpec) -> s
             (_whisker(interval, reach), interval.value),
             (_verdict(interval), float(interval.side)),
         ]
-        lines.append(("<b>mIoU</b>" if mean else class_name(spec, k), cells))
+        of_all = k == spec.num_classes
+        lines.append((f"<b>{mean}</b>" if of_all else class_name(spec, k), cells))
     header = ("class", "this run", "the other", "difference", "95 % interval")
     return table(
         "differences",
-        "Difference in IoU, percentage points: this run less the other",
+        f"Difference in {what}, percentage points: this run less the other",
         (*header, "around zero", "verdict"),
         [lines[-1], *lines[:-1]],
     )

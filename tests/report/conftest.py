@@ -1,4 +1,4 @@
-"""Two runs of a small network that were never trained, and the report of both."""
+"""Two runs of small networks that were never trained, and the reports of both."""
 
 import json
 from pathlib import Path
@@ -87,3 +87,58 @@ def runs(tmp_path_factory):
 def reported(runs):
     """What ``segjax report --workdir a --against b`` returns."""
     return report(runs[0], against=runs[1], output=runs[0].parent / "new" / "r.html")
+
+
+def classifier_config(seed: int):
+    """Of digits at 16x16, seen by SegNet-Basic."""
+    config = configs.default()
+    config.task, config.data.name = "classification", "digits"
+    config.steps, config.seed = 4, seed
+    config.model.encoder, config.data.image_size = "segnet_basic", (16, 16)
+    config.data.batch_size, config.eval.batch_size = 64, 64
+    configs.validate(config)
+    return config
+
+
+def make_classifier(workdir: Path, seed: int) -> Path:
+    """A workdir as training leaves it, with weights drawn here."""
+    config = classifier_config(seed)
+    source = setup.open_split(config, "val")
+    pre = preprocessing(config, source.channels)
+    parts = setup.make_parts(config, source.spec, pre, jax.local_devices()[:1])
+    image = jax.ShapeDtypeStruct((1, 16, 16, source.channels), "float32")
+    shapes = jax.eval_shape(parts.model.init, jax.random.key(0), image)
+    rng = np.random.default_rng(seed)
+    variables = jax.tree.map(lambda x: weights_of(rng, x.shape), shapes)
+    workdir.mkdir()
+    saved = checkpoint.Checkpoints(workdir / "checkpoints", keep_last=1, keep_best=0)
+    saved.save(4, variables, force=True)
+    saved.close()
+    setup.save_description(workdir, parts)
+    lines: list[dict] = []
+    for step in (2, 4):
+        shared = {
+            "step": step,
+            "loss": 2 / step,
+            "top1": 0.1 * step,
+            "top5": 0.2 * step,
+        }
+        lines.append(shared | {"split": "train"})
+        each = dict.fromkeys(source.spec.names, 0.1 * step)
+        lines.append(shared | {"split": "val", "accuracy_per_class": each})
+    (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def classifiers(tmp_path_factory):
+    """The workdirs of two classifiers."""
+    folder = tmp_path_factory.mktemp("classifiers")
+    return [make_classifier(folder / name, seed) for seed, name in enumerate("ab")]
+
+
+@pytest.fixture(scope="session")
+def classified(classifiers):
+    """What ``segjax report --workdir a --against b`` returns of them."""
+    path = classifiers[0].parent / "r.html"
+    return report(classifiers[0], against=classifiers[1], output=path)

@@ -160,6 +160,7 @@ const DIM = rgba(16, 16, 16, 0.5);
 const DARK = rgba(0, 0, 0, 0.8);
 
 function colours() {
+  if (classifies) return null;
   const table = new Uint32Array(256).fill(rgba(0, 0, 0, cover.value / 100));
   data.palette.forEach(([r, g, b], k) => {
     table[k] = rgba(r, g, b, cover.value / 100);
@@ -174,13 +175,17 @@ async function inflate(text) {
   return new Uint8Array(await new Response(plain).arrayBuffer());
 }
 
+const classifies = data.task === "classification";
+document.documentElement.dataset.task = data.task;
+
 const nameOf = (id) => (id === UNLABELLED ? "not labelled" : data.names[id]);
 
 async function decoded(picture) {
   // Once per picture, however often it is shown.
-  picture.layers ??= Promise.all(
-    [picture.truth, picture.near, ...picture.maps].map(inflate),
-  );
+  const packed = classifies
+    ? picture.heat.map(([, map]) => map)
+    : [picture.truth, picture.near, ...picture.maps];
+  picture.layers ??= Promise.all(packed.map(inflate));
   return picture.layers;
 }
 
@@ -214,7 +219,41 @@ function layersOf(truth, near, maps, cell) {
   return layers;
 }
 
+// Of a classifier: the image, and under each heat map what the network looks at.
+function heatLayers(picture, maps) {
+  const named = maps.map((map, i) => [
+    `where ${picture.heat[i][0]}`,
+    (p) => rgba(255, 40, 0, 0.72 * (map[p] / 255)),
+  ]);
+  return [["image", () => 0], ...named];
+}
+
+// The likeliest classes and the true one, a bar each; one list per run.
+function bars(picture) {
+  return picture.best.map((rows, run) => {
+    const list = make("ol", { class: "guesses" });
+    list.setAttribute("aria-label", data.layers[run]);
+    for (const [k, chance] of rows) {
+      const percent = `${(100 * chance).toFixed(1)} %`;
+      const name = make("span", { text: data.names[k] });
+      const value = make("span", { text: percent });
+      const row = make("li", { style: `--v: ${100 * chance}%` }, name, value);
+      if (k === picture.truth) row.className = "true";
+      list.append(row);
+    }
+    if (data.layers.length < 2) return list;
+    return make("div", {}, make("small", { text: data.layers[run] }), list);
+  });
+}
+
 function caption(index, pixels) {
+  if (classifies) {
+    const picture = data.pictures[index];
+    const [[guess]] = picture.best[0];
+    const truth = data.names[picture.truth];
+    const said = guess === picture.truth ? truth : `${truth}, taken for ${data.names[guess]}`;
+    return make("figcaption", {}, make("b", { text: picture.id }), ` ${said}`);
+  }
   const [ours, other] = data.scores[index];
   const percent = (v) => (v === null ? "–" : `${(100 * v).toFixed(1)} %`);
   const picture = data.pictures[index];
@@ -226,9 +265,12 @@ function caption(index, pixels) {
 
 async function show(index, { cell, pixels, begin } = {}) {
   const picture = data.pictures[index];
-  const [truth, near, ...maps] = await decoded(picture);
+  const unpacked = await decoded(picture);
+  const [truth, near, ...maps] = unpacked;
   const [height, width] = picture.size;
-  const layers = layersOf(truth, near, maps, cell);
+  const layers = classifies
+    ? heatLayers(picture, unpacked)
+    : layersOf(truth, near, maps, cell);
   const last = 100 * (layers.length - 1);
   const canvas = make("canvas", { width, height, role: "img" });
   const context = canvas.getContext("2d");
@@ -239,6 +281,7 @@ async function show(index, { cell, pixels, begin } = {}) {
   photo.alt = `Image ${picture.id}`;
   if (width < 160) photo.style.imageRendering = "pixelated";
   const stage = make("div", { class: "stage" }, photo, canvas, edge);
+  if (!last) return plain(picture, stage, index);
   const slider = make("input", { type: "range", min: 0, max: last, step: 5 });
   slider.setAttribute("aria-label", `Wipe ${picture.id} through its layers`);
   slider.value = 100 * (begin ?? 0);
@@ -279,7 +322,7 @@ async function show(index, { cell, pixels, begin } = {}) {
   }
 
   slider.addEventListener("input", draw);
-  stage.addEventListener("pointermove", (event) => {
+  const point = (event) => {
     const box = stage.getBoundingClientRect();
     const x = Math.floor(((event.clientX - box.left) / box.width) * width);
     const y = Math.floor(((event.clientY - box.top) / box.height) * height);
@@ -287,7 +330,8 @@ async function show(index, { cell, pixels, begin } = {}) {
     const p = y * width + x;
     const found = maps.map((map, i) => `${data.layers[i]}: ${nameOf(map[p])}`);
     said.textContent = [`truth: ${nameOf(truth[p])}`, ...found].join(" · ");
-  });
+  };
+  if (!classifies) stage.addEventListener("pointermove", point);
   stage.addEventListener("pointerleave", () => {
     said.textContent = size;
   });
@@ -299,13 +343,28 @@ async function show(index, { cell, pixels, begin } = {}) {
     slider,
     make("div", { class: "stops" }, ...stops),
     caption(index, pixels),
+    ...(classifies ? bars(picture) : []),
     said,
   );
   live.add([figure, draw]);
   return figure;
 }
 
-cover.addEventListener("input", () => {
+// A picture without anything to wipe to.
+function plain(picture, stage, index) {
+  stage.querySelector("canvas").remove();
+  const size = `${picture.own[1]} x ${picture.own[0]} px`;
+  return make(
+    "figure",
+    { class: "picture" },
+    stage,
+    caption(index),
+    ...bars(picture),
+    make("output", { text: size }),
+  );
+}
+
+cover?.addEventListener("input", () => {
   for (const entry of live) {
     if (entry[0].isConnected) entry[1]();
     else live.delete(entry);
@@ -340,12 +399,14 @@ for (const button of document.querySelectorAll("[data-cell]")) {
     const begin = 2 + data.layers.length;
     const items = all
       .filter(([index]) => data.pictures[index])
-      .map(([index, pixels]) => [index, { cell, pixels, begin }]);
+      .map(([index, pixels]) => [index, { cell, pixels, begin: classifies ? 0 : begin }]);
     const place = document.getElementById("examples");
     place.opener?.setAttribute("aria-pressed", false);
     button.setAttribute("aria-pressed", true);
     place.opener = button;
-    const note = items.length
+    const note = classifies
+      ? ""
+      : items.length
       ? `Pink: what was taken for ${guess}. Bright: the other pixels of ${truth}.`
       : "The report had no room for pictures of it.";
     panel(place, `${truth} taken for ${guess}`, note, items);
@@ -356,15 +417,18 @@ for (const button of document.querySelectorAll("[data-image]")) {
   button.addEventListener("click", () => {
     const place = document.getElementById("image");
     place.opener = button;
-    panel(place, button.textContent, "", [[Number(button.dataset.image), { begin: 2 }]]);
+    panel(place, button.textContent, "", [[Number(button.dataset.image), { begin }]]);
   });
 }
+
+// Where sliders stand at first: at the prediction; of a classifier, at the image.
+const begin = classifies ? 0 : 2;
 
 (async () => {
   for (const place of document.querySelectorAll("[data-picture]")) {
     const index = Number(place.dataset.picture);
     if (!data.pictures[index]) continue;
-    place.replaceWith(await show(index, { begin: place.dataset.begin ?? 2 }));
+    place.replaceWith(await show(index, { begin }));
   }
   document.documentElement.dataset.ready = "";
 })();
