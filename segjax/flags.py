@@ -30,6 +30,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "segjax train --config configs/resnet_unet.py",
         "segjax train --config configs/resnet_unet.py --config.optim.lr=0.003 "
         "--workdir runs/a",
+        "segjax train --config configs/folder.py --config.data.root=DIR "
+        "--workdir runs/mine",
         "segjax train --config configs/digits_resnet18.py --workdir runs/digits",
     ),
     "evaluate": (
@@ -76,8 +78,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "doctor": (
         "segjax doctor --config configs/resnet_unet.py",
-        "segjax doctor --config configs/resnet_unet.py --config.data.name=folder "
-        "--config.data.root=DIR --output faults.json",
+        "segjax doctor --config configs/folder.py --config.data.root=DIR "
+        "--output faults.json",
     ),
     "models": ("segjax models", "segjax models 'resnet*'", "segjax models dpt"),
     "datasets": ("segjax datasets", "segjax datasets folder"),

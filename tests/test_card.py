@@ -37,6 +37,7 @@ def inputs(**changed):
     config = configs.default()
     config.seed = changed.pop("seed", 0)
     config.task = changed.pop("task", "segmentation")
+    config.data.name = changed.pop("name", "shapes")
     return {
         "config": config,
         "split": "val",
@@ -65,6 +66,7 @@ def origin(**changed):
 
 CHANGES = {
     "task": {"task": "classification"},
+    "dataset": {"name": "folder"},
     "file list": {"source": source("x", "z")},
     "fewer files": {"source": source("x")},
     "split": {"split": "test"},
@@ -74,6 +76,8 @@ CHANGES = {
     "input size": pre(image_size=[180, 240]),
     "fit": pre(fit="pad"),
     "mean": pre(mean=[0.4]),
+    "std": pre(std=[0.5]),
+    "channels": pre(channels=5),
     "label size": {"sizes": [(360, 480), (720, 960)]},
     "train set": origin(train=ORIGIN["train"] | {"ids": "13"}),
     "train set unknown": origin(train="unknown"),

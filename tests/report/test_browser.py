@@ -5,6 +5,8 @@
 Without these it skips; ``SEGJAX_REQUIRE=browser`` forbids that.
 """
 
+from contextlib import contextmanager
+
 import pytest
 
 from tests.report.conftest import EXAMPLES
@@ -23,10 +25,12 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture(params=[(1440, "light"), (390, "dark")], ids=["wide", "narrow"])
-def opened(browser, reported, request):
+WIDTHS = [(1440, "light"), (390, "dark")]
+
+
+@contextmanager
+def visit(browser, path, width, scheme):
     """The page, ready; whatever the browser complains about fails the test."""
-    width, scheme = request.param
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
     )
@@ -35,13 +39,25 @@ def opened(browser, reported, request):
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(reported["path"].as_uri())
+    page.goto(path.as_uri())
     page.wait_for_selector("html[data-ready]")
     yield page
     assert complaints == []
     others = [r for r in requests if not r.startswith(("data:", "file:", "blob:"))]
     assert others == [] and sum(r.startswith("file:") for r in requests) == 1
     context.close()
+
+
+@pytest.fixture(params=WIDTHS, ids=["wide", "narrow"])
+def opened(browser, reported, request):
+    with visit(browser, reported["path"], *request.param) as page:
+        yield page
+
+
+@pytest.fixture(params=WIDTHS, ids=["wide", "narrow"])
+def classifier(browser, classified, request):
+    with visit(browser, classified["path"], *request.param) as page:
+        yield page
 
 
 def column(page, table: str, number: int) -> list[str]:
@@ -192,3 +208,43 @@ def test_images_of_the_table_open(opened):
     assert panel.locator("figcaption b").text_content() == (
         opened.locator("[data-image]").nth(2).text_content()
     )
+
+
+def test_sizes_sort_by_iou(opened):
+    opened.locator("#table-sizes thead button").nth(1).click()
+    shown = [float(x) for x in column(opened, "sizes", 2) if x != "–"]
+    assert shown and shown == sorted(shown, reverse=True)
+
+
+def test_a_classifiers_page_wipes_to_heat_and_shows_bars(classifier):
+    wide = classifier.viewport_size["width"]
+    scroll = "document.documentElement.scrollWidth"
+    assert classifier.evaluate(scroll) == wide
+    figure = classifier.locator("section:has(#gallery) figure").first
+    slider = figure.locator("input")
+    assert slider.input_value() == "0" and not any(pixels(figure)[3::4])
+    figure.locator(".stops button").nth(1).click()
+    heat = pixels(figure)[3::4]
+    assert slider.get_attribute("aria-valuetext").startswith("where ")
+    # From nothing to the map's maximum, which is drawn at 72 %.
+    assert min(heat) == 0 and max(heat) == round(0.72 * 255)
+    # Two runs, a list each; the true class stands in both, in bold.
+    lists = figure.locator("ol.guesses")
+    assert lists.count() == 2 and figure.locator("li.true").count() == 2
+    weight = "e => getComputedStyle(e).fontWeight"
+    assert figure.locator("li.true").first.evaluate(weight) == "700"
+    said = figure.locator("figcaption").text_content()
+    assert lists.first.locator("li span").first.text_content() == said.split()[-1]
+    cell = classifier.locator("[data-cell]").first
+    cell.click()
+    panel = classifier.locator("#examples")
+    panel.locator("figure").first.wait_for()
+    truth, guess = cell.get_attribute("aria-label").split(":")[0].split(" taken for ")
+    for text in panel.locator("figcaption").all_text_contents():
+        assert text.endswith(f" {truth}, taken for {guess}")
+    classifier.locator("[data-image]").first.click()
+    classifier.locator("#image figure").wait_for()
+    classifier.locator("#table-images thead button").nth(2).click()
+    chances = [float(x) for x in column(classifier, "images", 3)]
+    assert chances == sorted(chances, reverse=True) and len(chances) == 360
+    assert classifier.evaluate(scroll) == wide
