@@ -1,12 +1,12 @@
 """Your own folder of images and masks: a ResNet-18 U-Net from scratch.
 
 segjax doctor --config configs/folder.py --config.data.root=DIR
-segjax train --config configs/folder.py --config.data.root=DIR --workdir runs/mine
+python -m segjax.main --config configs/folder.py --config.data.root=DIR
 
 DIR holds images/, masks/ and classes.json (segjax/data/folder.py lists other layouts).
 The network sees every image stretched to data.image_size; scores and predictions have
-the images' own sizes. Cost: as the quick start's for as many pixels, 0.4 to 0.8 s a step
-on 2 cores. Score: not measured, it is that of the data.
+the images' own sizes. Cost: half a second a step, 5 minutes, on 2 cores. Score: not
+measured, being that of the data.
 """
 
 from segjax.config import default

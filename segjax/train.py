@@ -123,6 +123,7 @@ class Run:
             warn=self.logs.warn,
         )
         notes: dict[str, Any] = {}
+        self.logs.info(self.about())
         if self.checkpoints.latest() is not None:
             self.state, self.step = self.checkpoints.restore(None, abstract)
             notes = self.checkpoints.notes(self.step)
@@ -136,6 +137,16 @@ class Run:
         self.line = LogLine.from_dict(notes.get("line", {}))
         self.is_finite = jax.jit(guards.is_finite)
         self.waiting = None
+
+    def about(self) -> str:
+        """What begins, told before the first wait: compiling takes the longest."""
+        data, spec = self.config.data, self.spec
+        names = ", ".join(spec.names[:8]) + ", ..." * (spec.num_classes > 8)
+        return (
+            f"{len(self.train_source)} examples of {data.train_split}, "
+            f"{len(self.eval_source)} of {data.eval_split}; {spec.num_classes} "
+            f"classes: {names}; compiling the train step"
+        )
 
     def check_data(self) -> list[str]:
         """Look at some examples; an error stops the run before it leaves a trace."""
