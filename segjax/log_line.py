@@ -1,6 +1,6 @@
 """The next line of the log: what the steps since the last one sum up to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,3 +64,15 @@ class LogLine:
         losses = [float(x) for x in values["losses"]]
         norms = [float(x) for x in values["norms"]]
         return cls(losses, norms, int(values["skipped"]), counts)
+
+
+def introduction(sources: Mapping[str, Sized], names: Sequence[str]) -> str:
+    """What a run begins with, told before its first wait: compiling takes the longest.
+
+    ``sources`` by split; ``names`` of the classes.
+    """
+    examples = ", ".join(f"{len(one)} of {split}" for split, one in sources.items())
+    shown = ", ".join(names[:8]) + ", ..." * (len(names) > 8)
+    return (
+        f"examples: {examples}; {len(names)} classes: {shown}; compiling the train step"
+    )

@@ -23,7 +23,7 @@ from segjax.data.pipeline import example_indices
 from segjax.doctor import check
 from segjax.evaluate import evaluate_split
 from segjax.lock import Lock
-from segjax.log_line import LogLine
+from segjax.log_line import LogLine, introduction
 from segjax.preprocessing import preprocessing
 from segjax.stopping import Stopping, Terminated
 from segjax.warm import warm_start
@@ -56,8 +56,9 @@ class Run:
 
     def __init__(self, config: Config, workdir: Path):
         self.config, self.workdir = config, workdir
-        self.train_source = setup.open_split(config, config.data.train_split)
-        self.eval_source = setup.open_split(config, config.data.eval_split)
+        splits = (config.data.train_split, config.data.eval_split)
+        self.sources = {split: setup.open_split(config, split) for split in splits}
+        self.train_source, self.eval_source = (self.sources[s] for s in splits)
         self.spec = self.train_source.spec
         pre = preprocessing(config, self.train_source.channels)
         self.parts = setup.make_parts(config, self.spec, pre)
@@ -123,7 +124,7 @@ class Run:
             warn=self.logs.warn,
         )
         notes: dict[str, Any] = {}
-        self.logs.info(self.about())
+        self.logs.info(introduction(self.sources, self.spec.names))
         if self.checkpoints.latest() is not None:
             self.state, self.step = self.checkpoints.restore(None, abstract)
             notes = self.checkpoints.notes(self.step)
@@ -138,21 +139,9 @@ class Run:
         self.is_finite = jax.jit(guards.is_finite)
         self.waiting = None
 
-    def about(self) -> str:
-        """What begins, told before the first wait: compiling takes the longest."""
-        data, spec = self.config.data, self.spec
-        names = ", ".join(spec.names[:8]) + ", ..." * (spec.num_classes > 8)
-        return (
-            f"{len(self.train_source)} examples of {data.train_split}, "
-            f"{len(self.eval_source)} of {data.eval_split}; {spec.num_classes} "
-            f"classes: {names}; compiling the train step"
-        )
-
     def check_data(self) -> list[str]:
         """Look at some examples; an error stops the run before it leaves a trace."""
-        data = self.config.data
-        sources = {data.train_split: self.train_source}
-        return check(self.config, sources | {data.eval_split: self.eval_source})
+        return check(self.config, self.sources)
 
     def fresh_state(self) -> steps.TrainState:
         """Initialised on the mesh, nothing whole on one device; warm where asked."""

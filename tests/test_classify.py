@@ -231,7 +231,9 @@ def test_a_segmentation_starts_from_the_classifiers_encoder(
         segmentation(f"model.pretrained={finished[0] / below}"), tmp_path / "warm"
     )
     said = capsys.readouterr().out  # before the first wait
-    assert said.startswith("3000 examples of train, 200 of val; 8 classes: wall, floor,")
+    assert said.startswith(
+        "examples: 3000 of train, 200 of val; 8 classes: wall, floor,"
+    )
     assert "; compiling the train step\n" in said
     fresh, _ = start(segmentation(), tmp_path / "cold")
     _, variables, _ = trained

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from segjax.log_line import LogLine
+from segjax.log_line import LogLine, introduction
 from segjax.tasks import Segmentation
 
 
@@ -66,3 +66,15 @@ def test_carried_over_as_json_it_goes_on_bit_for_bit():
         second.add(metrics)
     assert second.to_dict() == straight.to_dict()
     assert LogLine.from_dict({}).to_dict() == LogLine().to_dict()
+
+
+def test_a_run_says_what_it_begins_with():
+    sources = {"train": range(27), "val": range(3)}
+    assert introduction(sources, ("road", "car")) == (
+        "examples: 27 of train, 3 of val; 2 classes: road, car; compiling the train "
+        "step"
+    )
+    many = [f"c{k}" for k in range(9)]
+    assert "; 9 classes: c0, c1, c2, c3, c4, c5, c6, c7, ...;" in (
+        introduction(sources, many)
+    )
