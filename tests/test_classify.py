@@ -223,9 +223,15 @@ def start(config, workdir):
         run.close()
 
 
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A segmentation's first parameters, from no checkpoint."""
+    return start(segmentation(), tmp_path_factory.mktemp("runs") / "cold")[0]
+
+
 @pytest.mark.parametrize("below", ["", "checkpoints", "checkpoints/4"])
 def test_a_segmentation_starts_from_the_classifiers_encoder(
-    finished, trained, tmp_path, below, capsys
+    finished, trained, fresh, tmp_path, below, capsys
 ):
     params, stats = start(
         segmentation(f"model.pretrained={finished[0] / below}"), tmp_path / "warm"
@@ -235,7 +241,6 @@ def test_a_segmentation_starts_from_the_classifiers_encoder(
         "examples: 3000 of train, 200 of val; 8 classes: wall, floor,"
     )
     assert "; compiling the train step\n" in said
-    fresh, _ = start(segmentation(), tmp_path / "cold")
     _, variables, _ = trained
     encoder = variables["params"]["encoder"]  # averaged, as it was evaluated
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], encoder)

@@ -196,9 +196,16 @@ def split_of(name: str, layout: Layout) -> str:
 def find_root(root: str | Path | None) -> Path:
     """The folder of that name, or an error that says so."""
     if root is None:
-        raise ValueError("folder: set data.root to the folder with your images")
+        raise ValueError(
+            "folder: set data.root to the folder with your images: "
+            "--config.data.root=DIR"
+        )
     if not Path(root).is_dir():
-        raise ValueError(f"folder: data.root={str(root)!r} is not a folder")
+        seen = "" if Path(root).is_absolute() else f", seen from {Path.cwd()}"
+        raise ValueError(
+            f"folder: data.root={str(root)!r} is not a folder{seen}; write "
+            "--config.data.root=DIR"
+        )
     return Path(root)
 
 

@@ -379,6 +379,9 @@ def test_nothing_there(root, tmp_path):
         Folder(root, "train")
     with pytest.raises(ValueError, match="data.root='/nowhere' is not a folder"):
         Folder("/nowhere", "train")
+    told = r"'no' is not a folder, seen from /.*; write --config\.data\.root=DIR"
+    with pytest.raises(ValueError, match=told):
+        Folder("no", "train")
     with pytest.raises(ValueError, match="set data.root to the folder"):
         Folder(None, "train")
     with pytest.raises(ValueError, match="val_fraction=0.6 and test_fraction=0.4 must"):
