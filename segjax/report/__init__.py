@@ -116,7 +116,7 @@ def _heat(network: Network, source: Source) -> classification.Heat:
         found = dict(zip(classes.tolist(), maps, strict=True))
         wanted = dict.fromkeys((int(classes[0]), int(label)))
         return [
-            (names[k], album.text(pack(np.uint8(255 * found[k]))))
+            (names[k], album.text(pack((255 * found[k]).astype(np.uint8))))
             for k in wanted
             if k in found
         ]

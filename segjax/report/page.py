@@ -57,7 +57,7 @@ def render(content: Content) -> str:
         Section("images", "Images", listed),
     ]
     data = {
-        "palette": ours.spec.palette,
+        "palette": tables.palette(ours.spec),
         "layers": ["prediction"] if other is None else ["this run", "other"],
         "examples": examples,
         "scores": {

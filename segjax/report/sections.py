@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segjax import config as configs
-from segjax.batch import ClassSpec, LabelSpec, default_palette
+from segjax.batch import LabelSpec
 from segjax.report import charts, tables
 from segjax.report.compare import Interval
 
@@ -33,7 +33,7 @@ class Subject:
 
     name: str
     config: Any
-    spec: LabelSpec | ClassSpec
+    spec: tables.Spec
     step: int
     parameters: int
     account: Any  # Account; of a classifier Guesses
@@ -146,11 +146,7 @@ def _class_curves(ours: Subject) -> charts.Chart | None:
         return None
     last = lines[-1][key]
     names = sorted(last, key=lambda n: last[n] if last[n] is not None else 2.0)
-    spec = ours.spec
-    colours = default_palette(spec.num_classes)
-    if isinstance(spec, LabelSpec):
-        colours = spec.palette
-    palette = dict(zip(spec.names, colours, strict=True))
+    palette = dict(zip(ours.spec.names, tables.palette(ours.spec), strict=True))
     series = [
         charts.Series(
             name,
@@ -217,7 +213,7 @@ def gallery(groups: Mapping[str, Sequence[int]], titles: Mapping[str, str]) -> s
     return "".join(parts)
 
 
-def pictures(groups: Mapping[str, Sequence[int]], spec: LabelSpec) -> Section:
+def pictures(groups: Mapping[str, Sequence[int]], spec: tables.Spec) -> Section:
     """Worst, median and best images, a legend, and how strong colours cover."""
     note = (
         "<p>By mIoU of the image alone. The slider, also with the arrow keys, wipes "

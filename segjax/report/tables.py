@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from segjax.batch import ClassSpec, LabelSpec
+from segjax.batch import ClassSpec, LabelSpec, default_palette
 from segjax.report.account import Account
 from segjax.report.compare import Interval
 
@@ -15,6 +15,8 @@ MATRIX_CLASSES = 30
 
 ROWS = 500
 """Images listed at most, the worst first."""
+
+Spec = LabelSpec | ClassSpec
 
 Cell = tuple[str, float | None]
 """What a cell shows (HTML), and what it is sorted by (None: the text)."""
@@ -48,7 +50,14 @@ def _points(value: float, plus: bool) -> str:
     return f"{shown:{'+' if plus and shown else ''}.1f}".replace("-", "−")
 
 
-def class_name(spec: LabelSpec | ClassSpec, index: int) -> str:
+def palette(spec: Spec) -> Sequence[tuple[int, int, int]]:
+    """A colour per class: the classes' own, where they have any."""
+    if isinstance(spec, LabelSpec):
+        return spec.palette
+    return default_palette(spec.num_classes)
+
+
+def class_name(spec: Spec, index: int) -> str:
     """The name, after a swatch where classes have colours."""
     if isinstance(spec, ClassSpec):
         return escape(spec.names[index])
@@ -108,7 +117,7 @@ def classes(
     account: Account,
     summary: Mapping[str, Any],
     found: Sequence[Interval],
-    spec: LabelSpec,
+    spec: Spec,
 ) -> str:
     """IoU with its interval, the other scores, share and images per class."""
     matrix = account.confusion.matrix
@@ -153,7 +162,7 @@ def classes(
 
 
 def sizes(
-    spec: LabelSpec, runs: Sequence[tuple[str, Mapping[str, Any]]], words: Sequence[str]
+    spec: Spec, runs: Sequence[tuple[str, Mapping[str, Any]]], words: Sequence[str]
 ) -> str:
     """The IoU of objects by size, per class and in the mean.
 
@@ -186,9 +195,7 @@ def matrix_classes(matrix: np.ndarray) -> list[int]:
     return sorted(np.argsort(-wrong, kind="stable")[:MATRIX_CLASSES].tolist())
 
 
-def confusion(
-    matrix: np.ndarray, shown: Sequence[int], spec: LabelSpec | ClassSpec
-) -> str:
+def confusion(matrix: np.ndarray, shown: Sequence[int], spec: Spec) -> str:
     """Rows are the truth and add up to 100 %; cells are buttons for the examples."""
     rest = np.setdiff1d(np.arange(len(matrix)), shown)
     heads = [f'<th scope="col"><span>{class_name(spec, k)}</span></th>' for k in shown]
@@ -222,7 +229,7 @@ def _share(part: int, whole: int) -> str:
     return "100" if part == whole else f"{value:.1f}" if part else "0"
 
 
-def _cell(a: int, b: int, pixels: int, total: int, spec: LabelSpec | ClassSpec) -> str:
+def _cell(a: int, b: int, pixels: int, total: int, spec: Spec) -> str:
     share = pixels / total if total else 0.0
     if a == b:
         return f'<td class="hit" style="--v:{share:.3f}">{_share(pixels, total)}</td>'
@@ -275,7 +282,7 @@ def images(
 def differences(
     found: Sequence[Interval],
     rows: Sequence,
-    spec: LabelSpec | ClassSpec,
+    spec: Spec,
     what: str = "IoU",
     mean: str = "mIoU",
 ) -> str:

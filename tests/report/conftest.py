@@ -90,11 +90,11 @@ def reported(runs):
 
 
 def classifier_config(seed: int):
-    """Of digits at 16x32, seen by SegNet-Basic."""
+    """Of digits at 16x16, seen by SegNet-Basic."""
     config = configs.default()
     config.task, config.data.name = "classification", "digits"
     config.steps, config.seed = 4, seed
-    config.model.encoder, config.data.image_size = "segnet_basic", (16, 32)
+    config.model.encoder, config.data.image_size = "segnet_basic", (16, 16)
     config.data.batch_size, config.eval.batch_size = 64, 64
     configs.validate(config)
     return config
@@ -106,7 +106,7 @@ def make_classifier(workdir: Path, seed: int) -> Path:
     source = setup.open_split(config, "val")
     pre = preprocessing(config, source.channels)
     parts = setup.make_parts(config, source.spec, pre, jax.local_devices()[:1])
-    image = jax.ShapeDtypeStruct((1, 16, 32, source.channels), "float32")
+    image = jax.ShapeDtypeStruct((1, 16, 16, source.channels), "float32")
     shapes = jax.eval_shape(parts.model.init, jax.random.key(0), image)
     rng = np.random.default_rng(seed)
     variables = jax.tree.map(lambda x: weights_of(rng, x.shape), shapes)
