@@ -7,7 +7,7 @@ before its first step: a few examples of the two splits that it uses.
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from segjax import logs, setup
+from segjax import logs, setup, views
 from segjax.batch import Source
 from segjax.config import Config
 from segjax.data.inspection import dataset
@@ -131,7 +131,9 @@ def _relevant(config: Config, findings: list[Finding]) -> list[Finding]:
     return [f for f in findings if not (own and f.code in _SCALING)]
 
 
-def check(config: Config, sources: Mapping[str, Source]) -> list[str]:
+def check(
+    config: Config, sources: Mapping[str, Source], sizes: Sequence[tuple[int, int]] = ()
+) -> list[str]:
     """The fast form: a sample of each split, a second or two; lines of warning.
 
     The same examples on all processes of a run, so that all stop or none.
@@ -139,6 +141,7 @@ def check(config: Config, sources: Mapping[str, Source]) -> list[str]:
     Args:
       config: of the run.
       sources: split -> its examples, the training split first.
+      sizes: of the images that are evaluated.
 
     Raises:
       ValueError: one line, about a fault on which the run would stop later.
@@ -153,8 +156,9 @@ def check(config: Config, sources: Mapping[str, Source]) -> list[str]:
         channels = channels or source.channels
         jobs = [(split, load) for load in loads(source, _sample(source))]
         facts += examine_all(jobs, meaning, config.data.threads)
+    told = views.advice(config, sizes)
     if meaning is None:
-        return []
+        return told
     findings = _relevant(config, merge(dataset.own_faults(facts, meaning, channels)))
     stopping = [finding for finding in findings if finding.kind.stops]
     seen = f"of the {len(facts)} examples looked at"
@@ -166,7 +170,7 @@ def check(config: Config, sources: Mapping[str, Source]) -> list[str]:
             f"{first.kind.advice}{more}; run {_command()} to see all, or set "
             "data.check=off"
         )
-    return [
+    return told + [
         f"data: {finding.code} ({len(finding.where)} {seen}): {finding.text}: "
         f"{finding.kind.what}; {_command()} tells more"
         for finding in findings

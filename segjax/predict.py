@@ -30,6 +30,7 @@ from segjax.data import files, inputs, video
 from segjax.data.inputs import Entry
 from segjax.outputs import raise_failed, save, write_json
 from segjax.stream import Results, stream
+from segjax.views import PROGRAMS, padding, rounded_up
 
 PICTURES = ("label", "overlay", "contours", "boxes")
 """What can be written for an image: ``<name>.png``, ``<name>_overlay.png``, ..."""
@@ -50,7 +51,7 @@ class Options:
     min_area: int = regions.MIN_AREA
     connectivity: int = regions.CONNECTIVITY
     every: int = 1
-    programs: int = 16
+    programs: int = PROGRAMS
 
     def __post_init__(self):
         for name, least in (("min_area", 1), ("every", 1), ("programs", 1)):
@@ -92,7 +93,7 @@ class Labeller:
           ValueError: the device's memory does not hold the image.
         """
         height, width = image.shape[:2]
-        shape = _up((height, width), self._step)
+        shape = rounded_up((height, width), self._step)
         try:
             found = self._run.on_devices(self._variables, [image], shape)
             # Only these leave the device, not K values for each pixel.
@@ -105,22 +106,6 @@ class Labeller:
                 "--config.eval.mode=slide, which labels by windows"
             ) from error
         return label[0, :height, :width], confidence[0, :height, :width]
-
-
-def _up(size: tuple[int, int], step: int) -> tuple[int, int]:
-    return -(-size[0] // step) * step, -(-size[1] // step) * step
-
-
-def padding(sizes: Iterable[tuple[int, int]], bucket: int, programs: int) -> int:
-    """Pixels of which padded sizes are multiples: the bucket, doubled as it takes.
-
-    With it images of ``sizes`` have at most so many padded sizes, each of which is
-    compiled.
-    """
-    sizes = set(sizes)
-    while len({_up(size, bucket) for size in sizes}) > programs:
-        bucket *= 2
-    return bucket
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ class Run:
 
     def check_data(self) -> list[str]:
         """Look at some examples; an error stops the run before it leaves a trace."""
-        return check(self.config, self.sources)
+        return check(self.config, self.sources, self.eval_sizes)
 
     def fresh_state(self) -> steps.TrainState:
         """Initialised on the mesh, nothing whole on one device; warm where asked."""

@@ -10,7 +10,7 @@ sees windows, once per scale with ``fit="resize"``, and with ``fit="pad"`` once 
 scale and distinct size rounded up to multiples of ``bucket``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,6 +28,9 @@ from segjax.ops.sampling import resize_logits
 from segjax.preprocessing import pair
 
 Size = tuple[int, int]
+
+PROGRAMS = 16
+"""Padded sizes beyond which :func:`advice` says so."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,7 @@ class Views:
 
     def up(self, size: Size) -> Size:
         """A size rounded up to multiples of the bucket."""
-        bucket = self.recipe.bucket
-        return -(-size[0] // bucket) * bucket, -(-size[1] // bucket) * bucket
+        return rounded_up(size, self.recipe.bucket)
 
     def on_devices(
         self, variables: Any, images: Sequence[np.ndarray], shape: Size
@@ -271,13 +273,48 @@ def _mirror(logits: jax.Array, size: jax.Array, flip: jax.Array) -> jax.Array:
     return jnp.take_along_axis(logits, place[:, None, :, None], axis=2)
 
 
+def rounded_up(size: Size, step: int) -> Size:
+    """A size in multiples of ``step``."""
+    return -(-size[0] // step) * step, -(-size[1] // step) * step
+
+
+def padding(sizes: Iterable[Size], bucket: int, programs: int) -> int:
+    """Pixels of which padded sizes are multiples: the bucket, doubled as it takes.
+
+    With it images of ``sizes`` have at most so many padded sizes, each of which is
+    compiled.
+    """
+    sizes = set(sizes)
+    while len({rounded_up(size, bucket) for size in sizes}) > programs:
+        bucket *= 2
+    return bucket
+
+
+def advice(config: Config, sizes: Sequence[Size]) -> list[str]:
+    """A line on what would compile fewer networks, where images of ``sizes`` want many.
+
+    Nothing is changed: what the network sees is a part of the protocol.
+    """
+    options, known = config.eval, set(sizes)
+    needed = len({rounded_up(size, options.bucket) for size in known})
+    if config.data.fit != "pad" or options.mode != "whole" or needed <= PROGRAMS:
+        return []
+    coarser = padding(known, options.bucket, PROGRAMS)
+    fewer = len({rounded_up(size, coarser) for size in known})
+    return [
+        f"the {len(known)} sizes of images compile {needed} networks, a wait each; "
+        f"--config.eval.bucket={coarser} makes {fewer} of them, "
+        "--config.eval.mode=slide one"
+    ]
+
+
 def recipe_of(config: Config) -> Recipe:
     """The config's ``eval`` knobs; a window that is not given is the training size."""
     options = config.eval
     bucket = options.bucket
     if options.window is None:
         size = pair(config.data.image_size)
-        window = (-(-size[0] // bucket) * bucket, -(-size[1] // bucket) * bucket)
+        window = rounded_up(size, bucket)
     else:
         window = pair(options.window)
     return Recipe(

@@ -268,3 +268,19 @@ def test_the_config_says_how():
     assert views.recipe_of(config) == views.Recipe(
         "slide", (96, 96), 0.25, 3, (0.5, 1.0), True, 32, 4
     )
+
+
+def test_many_padded_sizes_are_told_with_the_way_out():
+    config = configs.default()
+    config.data.fit = "pad"
+    sizes = [(32 * i + 7, 50) for i in range(30)] + [(7, 50)] * 3
+    (line,) = views.advice(config, sizes)
+    # 7 to 935 px: 30 multiples of 32, 15 of 64.
+    assert line.startswith("the 30 sizes of images compile 30 networks")
+    assert "eval.bucket=64 makes 15 of them" in line and "eval.mode=slide" in line
+    assert views.advice(config, sizes[:16]) == []
+    for key, value in (("eval.mode", "slide"), ("data.fit", "resize")):
+        other = configs.default()
+        other.data.fit = "pad"
+        configs.override(other, [f"--config.{key}={value}"])
+        assert views.advice(other, sizes) == []

@@ -227,6 +227,10 @@ def report(
         "environment": logs.environment(),
     }
     console = Console(soft_wrap=True)
+    if parts.config.task == "segmentation":
+        sizes = [source.size(i) for i in range(len(source))]
+        for line in views.advice(parts.config, sizes):
+            console.print(line, highlight=False, markup=False)
     with Progress(console=console, transient=True) as bar:
         text, subjects = _page(networks, source, about, bar)
     path = output or workdir / f"report_{split}.html"

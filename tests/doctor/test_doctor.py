@@ -543,3 +543,10 @@ def test_a_folder_without_classes_is_told_what_they_may_be(tmp_path, capsys):
     }
     told = f"images: {corpus.H}x{corpus.W} (height x width), 3 channels of uint8"
     assert told in capsys.readouterr().out
+
+
+def test_the_fast_form_tells_of_many_sizes():
+    config = configs.load(str(ROOT / "configs" / "resnet_unet.py"))
+    config.data.fit = "pad"
+    (line,) = check(config, {}, [(32 * i, 32) for i in range(1, 20)])
+    assert line.startswith("the 19 sizes of images compile 19 networks")
