@@ -103,8 +103,9 @@ def convolutional_oracle(image):
     return layer(np.tanh(layer(normalised(image), FIRST)), SECOND)
 
 
-@pytest.mark.parametrize("mode", ["whole", "slide"])
-@pytest.mark.parametrize("overlap", [0, 0.37, 0.9])
+@pytest.mark.parametrize(
+    "mode, overlap", [("whole", 0), ("slide", 0), ("slide", 0.37), ("slide", 0.9)]
+)
 def test_a_pixelwise_network_gives_the_same_everywhere(mode, overlap):
     made, _ = make(pixelwise, mode=mode, overlap=overlap)
     for h, w in ((61, 90), (24, 32), (7, 5), (33, 32)):
@@ -188,7 +189,7 @@ def test_a_knob_acts():
         assert np.abs(make(convolutional, **knob)[0](image) - plain).max() > 1e-3
 
 
-SIZES = [tuple(map(int, s)) for s in np.random.default_rng(1).integers(9, 33, (25, 2))]
+SIZES = [tuple(map(int, s)) for s in np.random.default_rng(2).integers(9, 33, (12, 2))]
 
 
 @pytest.mark.parametrize(

@@ -52,13 +52,14 @@ def visit(browser, path, width, scheme):
     context.close()
 
 
-@pytest.fixture(params=WIDTHS, ids=["wide", "narrow"])
+# Opened once for all tests: each leaves the page as the others want it.
+@pytest.fixture(scope="module", params=WIDTHS, ids=["wide", "narrow"])
 def opened(browser, reported, request):
     with visit(browser, reported["path"], *request.param) as page:
         yield page
 
 
-@pytest.fixture(params=WIDTHS, ids=["wide", "narrow"])
+@pytest.fixture(scope="module", params=WIDTHS, ids=["wide", "narrow"])
 def classifier(browser, classified, request):
     with visit(browser, classified["path"], *request.param) as page:
         yield page
@@ -94,6 +95,7 @@ def test_nothing_is_wider_than_the_page(opened):
     opened.locator("#changed-only").uncheck()
     assert opened.evaluate("document.documentElement.scrollWidth") == wide
     assert opened.locator("#examples").bounding_box()["width"] < wide
+    opened.locator("#changed-only").check()
 
 
 def test_the_slider_wipes_by_mouse_keys_and_words(opened):
@@ -203,6 +205,7 @@ def test_only_the_changed_knobs_are_shown_until_asked(opened):
     assert few == 5 and opened.locator("#table-config thead").is_visible()
     opened.locator("#changed-only").uncheck()
     assert rows.count() > 100
+    opened.locator("#changed-only").check()
 
 
 def test_images_of_the_table_open(opened):
