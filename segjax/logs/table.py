@@ -102,7 +102,8 @@ def summary_table(summary: Mapping[str, Any], console: Any = None) -> Any:
     rows.append((name, _percent(summary["worst_miou"])))
     for size, value in summary["miou_by_size"].items():
         number = summary["objects_by_size"][size]
-        rows.append((f"mIoU of {number} {size} objects", _percent(value)))
+        objects = f"{size} object{'s' * (number != 1)}"
+        rows.append((f"mIoU of {number} {objects}", _percent(value)))
     for name, value in rows:
         table.add_row(name, value)
     named = ", ".join(image["id"] for image in worst[:5])
