@@ -63,7 +63,7 @@ def default() -> Config:
         mask_values="auto",  # of palette masks: auto | ids | colors
         check="fast",  # of some examples before the first step: fast | off
         folder=_options(
-            classes_file="classes.json",
+            classes_file="classes.json",  # or known:cityscapes | ade20k | voc
             image_dir="images",
             mask_dir="masks",
             image_suffix="",  # what file names end in before the ending
@@ -71,6 +71,7 @@ def default() -> Config:
             val_fraction=0.2,  # where neither sub-folders nor list files give splits
             test_fraction=0.0,
             seed=0,  # of that split
+            list_dir="",  # folder of the list files, below root
         ),
         class_folder=_options(
             val_fraction=0.2,  # where there are no folders of splits
@@ -111,6 +112,8 @@ def default() -> Config:
         # Of segnet_basic's decoder: unpool (None) | unpool_add | deconvolution.
         upsampling=config_dict.placeholder(str),
         output_stride=config_dict.placeholder(int),  # 8 | 16 | 32; None: published
+        # Largest rate of stochastic depth; None: the published one for ImageNet.
+        drop_path=config_dict.placeholder(float),
         norm="batch",  # batch | group | layer | none
         norm_group=_any("all"),  # devices that share batch statistics: all | device | k
         dtype="float32",  # of the computation: float32 | bfloat16 | float64

@@ -119,7 +119,7 @@ def make_model(
     ``spatial``: over how many devices image rows are split.
     """
     options = {}
-    for name in ("output_stride", "upsampling"):
+    for name in ("output_stride", "upsampling", "drop_path"):
         if config.model[name] is not None:
             options[name] = config.model[name]
     return TASKS[config.task].build(

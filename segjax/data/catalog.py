@@ -1,4 +1,4 @@
-"""What the masks of well-known tensorflow-datasets builders mean.
+"""What the masks of well-known datasets mean, from tensorflow-datasets or folders.
 
 Feature names and stored ids were read in the builders' own sources
 (tensorflow-datasets 4.9.10); ``tfds`` applies these entries by a dataset's name.
@@ -118,6 +118,22 @@ def _lost_and_found() -> LabelSpec:
         remap=(*ignored, (1, 0), *((i, 1) for i in obstacles)),
     )
 
+
+def _voc() -> LabelSpec:
+    """Pascal VOC's palette files: the indices are the classes, 255 the border."""
+    names = (
+        "background aeroplane bicycle bird boat bottle bus car cat chair cow "
+        "diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor"
+    ).split()
+    return LabelSpec(tuple(names), default_palette(len(names)))
+
+
+CLASSES: dict[str, LabelSpec] = {
+    "cityscapes": _cityscapes(),
+    "ade20k": _ade20k(ADE20K),
+    "voc": _voc(),
+}
+"""What the published files' masks hold, for datasets that lie in folders."""
 
 KNOWN: dict[str, Known] = {
     # Trimaps: 1 pet, 2 background, 3 the border between them, which the data set's

@@ -1,14 +1,17 @@
 """A user's own images and masks, paired by file name, with classes in classes.json.
 
-``<root>/classes.json`` says what the masks hold (:mod:`segjax.data.classes`). Images
+``<root>/classes.json`` says what the masks hold (:mod:`segjax.data.classes`); of a
+published dataset ``classes_file`` "known:cityscapes", "known:ade20k" or "known:voc"
+does (:data:`segjax.data.catalog.CLASSES`). Images
 and masks pair by their paths below their folders without the ending, so ``a/b.jpg``
 goes with ``a/b.png``. The splits are, in this order of precedence,
 
-* list files ``<root>/<split>.txt``, each line an image's name (with or without folder
-  and ending) or ``image mask`` as two paths below the root;
+* list files ``<split>.txt`` in the root or in its folder ``list_dir``, each line an
+  image's name (with or without folder and ending) or ``image mask`` as two paths below
+  the root;
 * ``<root>/<split>/images`` and ``<root>/<split>/masks``;
 * ``<root>/images/<split>`` and ``<root>/masks/<split>``, with ``train``, ``val`` or
-  ``test`` among them;
+  ``test`` (or, as in ADE20K, ``training`` or ``validation``) among them;
 * ``<root>/images`` and ``<root>/masks`` without splits: each example goes to train, val
   or test by a hash of (seed, name), so new files never move old ones.
 """
@@ -23,13 +26,17 @@ from pathlib import Path
 
 import numpy as np
 
-from segjax.batch import IGNORE
+from segjax.batch import IGNORE, LabelSpec
+from segjax.data.catalog import CLASSES
 from segjax.data.classes import read_classes
-from segjax.data.files import EXTENSIONS, read_mask
+from segjax.data.files import EXTENSIONS, Color, read_mask
 from segjax.data.pairs import Pair, Pairs, Tell, refuse
 
 STANDARD = ("train", "val", "test")
 _KNOB = "config.data.folder"
+# What folders of splits may be called besides.
+OTHER_SPLITS = ("training", "validation", "testing")
+PREFIX = "known:"
 _COMMON_SUFFIXES = ("_mask", "_label", "_labels", "_gt", "_seg", "_annotation", "_L")
 
 
@@ -44,6 +51,7 @@ class Layout:
     val_fraction: float = 0.2
     test_fraction: float = 0.0
     seed: int = 0
+    list_dir: str = ""
 
     def __post_init__(self):
         if min(self.val_fraction, self.test_fraction) < 0 or not (
@@ -66,12 +74,13 @@ class Folder(Pairs):
     Args:
       root: the folder with ``classes.json``.
       split: one of :func:`splits`.
-      classes_file: the classes, relative to the root.
+      classes_file: the classes, relative to the root, or "known:NAME".
       image_dir, mask_dir: the folders' names.
       image_suffix, mask_suffix: what names end in before the ending, such as "_mask"
         for ``a.jpg`` and ``a_mask.png``; files without it are passed over.
       mask_values: what palette masks hold, see :func:`segjax.data.files.read_mask`.
       val_fraction, test_fraction, seed: the split of a folder without splits.
+      list_dir: folder of the list files, relative to the root.
       channels: of every image; None takes the first image's. 3 widens grey images.
 
     Raises:
@@ -93,6 +102,7 @@ class Folder(Pairs):
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
         seed: int = 0,
+        list_dir: str = "",
         channels: int | None = None,
     ):
         layout = Layout(
@@ -103,9 +113,10 @@ class Folder(Pairs):
             val_fraction,
             test_fraction,
             seed,
+            list_dir,
         )
         folder = find_root(root)
-        spec, colors = read_classes(folder / classes_file)
+        spec, colors = find_classes(folder, classes_file)
         pairs = find_pairs(folder, split, layout)
         super().__init__(
             pairs, spec, channels=channels, colors=colors, mask_values=mask_values
@@ -116,6 +127,22 @@ class Folder(Pairs):
             _check_black_and_white(
                 masks, [read_mask(mask, colors, mask_values) for mask in masks]
             )
+
+
+def find_classes(root: Path, name: str) -> tuple[LabelSpec, dict[Color, int]]:
+    """What masks hold: by a file below the root, or "known:NAME".
+
+    Raises:
+      ValueError: no such file or dataset.
+    """
+    if not name.startswith(PREFIX):
+        return read_classes(root / name)
+    if name.removeprefix(PREFIX) not in CLASSES:
+        raise ValueError(
+            f"folder: classes_file={name!r} is not known; write "
+            f"{', '.join(PREFIX + known for known in CLASSES)}, or name a file"
+        )
+    return CLASSES[name.removeprefix(PREFIX)], {}
 
 
 def _check_black_and_white(paths: Sequence[Path], masks: Sequence[np.ndarray]):
@@ -211,7 +238,13 @@ def find_root(root: str | Path | None) -> Path:
 
 def find_splits(root: Path, layout: Layout) -> dict[str, Path | None]:
     """Split -> its list file, its image folder, or None for a hashed share."""
-    lists = sorted(path for path in root.glob("*.txt") if _is_list(root, path, layout))
+    place = root / layout.list_dir
+    lists = sorted(path for path in place.glob("*.txt") if _is_list(root, path, layout))
+    if layout.list_dir and not lists:
+        raise ValueError(
+            f"{place}: no list of images (SPLIT.txt) in it; correct list_dir, or leave "
+            "it out"
+        )
     if lists:
         return {path.stem: path for path in lists}
     above = [p for p in root.iterdir() if (p / layout.image_dir).is_dir()]
@@ -221,7 +254,7 @@ def find_splits(root: Path, layout: Layout) -> dict[str, Path | None]:
     below = (
         {p.name: p for p in images.iterdir() if p.is_dir()} if images.is_dir() else {}
     )
-    if any(name in below for name in STANDARD):
+    if any(name in below for name in (*STANDARD, *OTHER_SPLITS)):
         return dict(sorted(below.items()))
     if not images.is_dir():
         raise ValueError(
@@ -240,7 +273,7 @@ def _folders_of(root: Path) -> str:
 
 
 def _names(found: Iterable[str]) -> tuple[str, ...]:
-    order = {name: place for place, name in enumerate(STANDARD)}
+    order = {name: place for place, name in enumerate((*STANDARD, *OTHER_SPLITS))}
     return tuple(sorted(found, key=lambda n: (order.get(n, len(order)), n)))
 
 
@@ -341,8 +374,10 @@ def _is_list(root: Path, path: Path, layout: Layout) -> bool:
     folder = root / layout.image_dir
     # Names that occur twice are refused where the pairs are looked for.
     images = _by_name(_index(folder, layout.image_suffix, tell=lambda *_: None))
-    words = (lines[0][1], lines[0][1].split()[0])
-    return any((root / w).is_file() or _key(w, layout) in images for w in words)
+    line = lines[0][1]
+    # By a name the whole line: ADE20K has a list of images and their scenes beside.
+    named = (root / line).is_file() or _key(line, layout) in images
+    return named or (root / line.split()[0].lstrip("/")).is_file()
 
 
 def _key(word: str, layout: Layout) -> str:

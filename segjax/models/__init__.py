@@ -22,7 +22,7 @@ LIKE = ("segjax", "smp", "torchvision", "timm", "transformers")
 NORMS = ("batch", "group", "layer", "none")
 PLATFORMS = ("cpu", "tpu", "gpu")
 OUTPUT_STRIDES = (8, 16, 32)
-SHARED_OPTIONS = ("output_stride", "norm", "norm_groups", "remat")
+SHARED_OPTIONS = ("output_stride", "norm", "norm_groups", "remat", "drop_path")
 SEGMENTER_OPTIONS = (*SHARED_OPTIONS, "auxiliary", "spatial")
 
 
@@ -96,6 +96,15 @@ def _make_encoder(name: str, make: partial, layers, like, options, **fields):
             f"no dilated form, so {stride} is not possible; leave it out, or take a "
             "resnet, for instance"
         )
+    rate = options.pop("drop_path", None)
+    if rate is not None:
+        if "drop_path" not in _fields(make.func) or not 0 <= rate < 1:
+            able = "convnext_*, efficientnet_*, mit_* and swin_*"
+            raise ValueError(
+                f"drop_path is {rate!r} for {name}: a rate from 0 to below 1, and of "
+                f"{able} alone, which have stochastic depth; leave it out"
+            )
+        fields["drop_path"] = rate
     return make(layers=layers, like=like, **fields)
 
 
@@ -145,10 +154,11 @@ def build(
       **options: ``output_stride`` (8, 16, 32; None: the network's own), ``norm``
         ("batch", "group", "layer", "none"), ``norm_groups`` (parts of the batch over
         which batch norm takes its statistics), ``remat`` (recompute the blocks in the
-        backward pass to save memory), ``auxiliary`` (an FCN head on the second deepest
-        map, trained beside the decoder), ``spatial`` (over how many devices the rows
-        of an image are split: convolutional networks then exchange neighbouring rows
-        and pooled vectors only), and the decoder's own options.
+        backward pass to save memory), ``drop_path`` (the deepest block's rate of
+        stochastic depth, where the encoder has it), ``auxiliary`` (an FCN head on the
+        second deepest map, trained beside the decoder), ``spatial`` (over how many
+        devices the rows of an image are split: convolutional networks then exchange
+        neighbouring rows and pooled vectors only), and the decoder's own options.
 
     Raises:
       ValueError: an unknown name or option, a value or a pair that is not possible.
@@ -206,8 +216,8 @@ def build_classifier(
     """The encoder with its published head: ``apply(variables, image)`` is f32[B, K].
 
     Arguments as in :func:`build`; of the options, ``output_stride``, ``norm``,
-    ``norm_groups`` and ``remat``. GoogLeNet's auxiliary logits are sown in the
-    collection "auxiliary".
+    ``norm_groups``, ``remat`` and ``drop_path``. GoogLeNet's auxiliary logits are sown
+    in the collection "auxiliary".
 
     Raises:
       ValueError: an unknown name or option, or a value that is not possible.
