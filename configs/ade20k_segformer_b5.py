@@ -5,8 +5,9 @@ python -m segjax.main --config configs/ade20k_segformer_b5.py \
 
 DIR is ADEChallengeData2016 as it is published: images/{training,validation}/*.jpg and
 annotations/{training,validation}/*.png, whose ids 1 to 150 are the classes; 0, the
-unlabelled, is ignored. Images above 1024 px are reduced to that. mit_b5.safetensors:
-the ImageNet weights of MiT-B5 in transformers' names (nvidia/mit-b5).
+unlabelled, is ignored. Training images above 1024 px are reduced to that.
+mit_b5.safetensors: the ImageNet weights of MiT-B5 in transformers' names
+(nvidia/mit-b5).
 
 The recipe (segformer_mit-b5_8xb2-160k_ade20k-512x512, after Xie et al. 2021): AdamW
 with batches of 16, weight decay 0.01 but on norms and biases, rate 6e-5 and ten times

@@ -5,7 +5,7 @@ python -m segjax.main --config configs/ade20k_upernet_swin_b.py \
 
 DIR is ADEChallengeData2016 as it is published: images/{training,validation}/*.jpg and
 annotations/{training,validation}/*.png, whose ids 1 to 150 are the classes; 0, the
-unlabelled, is ignored. Images above 1024 px are reduced to that.
+unlabelled, is ignored. Training images above 1024 px are reduced to that.
 
 The recipe (MMSegmentation's
 swin-base-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512, after Liu et al.

@@ -202,3 +202,14 @@ def test_the_upsampling_reaches_the_decoder():
     assert model.decoder.upsampling == "deconvolution"
     config.model.upsampling = None
     assert setup.make_model(config, 2, 3, "cpu").decoder.upsampling == "unpool"
+
+
+def test_the_rate_of_stochastic_depth_reaches_the_encoder():
+    config = configs.load(QUICK, ["--config.model.encoder=mit_b0"])
+    assert setup.make_model(config, 2, 3, "cpu").encoder.drop_path == 0.1
+    config.model.drop_path = 0.25
+    assert setup.make_model(config, 2, 3, "cpu").encoder.drop_path == 0.25
+    for encoder, rate in (("resnet18", 0.1), ("mit_b0", 1.0)):
+        config.model.encoder, config.model.drop_path = encoder, rate
+        with pytest.raises(ValueError, match=f"drop_path is {rate} for {encoder}: "):
+            setup.make_model(config, 2, 3, "cpu")

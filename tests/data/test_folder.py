@@ -85,6 +85,33 @@ def test_list_files(root):
     check(Folder(root, "extra"), ["other/e", "d"])
 
 
+def test_list_files_in_a_folder_of_their_own(root):
+    flat(root, "abc")
+    (root / "lists").mkdir()
+    (root / "lists/night.txt").write_text("c\na\n")
+    (root / "train.txt").write_text("b\n")
+    assert splits(root, list_dir="lists") == ("night",)
+    check(Folder(root, "night", list_dir="lists"), ["c", "a"])
+    with pytest.raises(ValueError, match="nowhere: no list of images"):
+        Folder(root, "night", list_dir="nowhere")
+
+
+def test_a_list_of_something_else_about_the_images_makes_no_splits(root):
+    for split in ("training", "validation"):
+        example(root / f"images/{split}", root / f"masks/{split}", f"ADE_{split}")
+    (root / "scenes.txt").write_text("ADE_training airport_terminal\n")
+    assert splits(root) == ("training", "validation")
+    check(Folder(root, "training"), ["ADE_training"])
+
+
+def test_classes_of_a_published_dataset_need_no_file(root):
+    (root / "classes.json").unlink()
+    flat(root, "ab")
+    assert Folder(root, "train", classes_file="known:voc").spec.num_classes == 21
+    with pytest.raises(ValueError, match="write known:cityscapes, known:ade20k, known"):
+        Folder(root, "train", classes_file="known:coco")
+
+
 def test_list_file_names_images_in_subfolders_by_bare_name(root):
     for place in ("x/a", "y/b"):
         folder, name = place.split("/")
