@@ -197,35 +197,45 @@ class Parts:
         """Of the images that enter the network."""
         return param_dtype(self.config)
 
+    def _train_options(self) -> dict[str, Any]:
+        """Of a training step: the network and the rest of the step's arguments."""
+        config, mesh = self.config, self.mesh
+        return {
+            "model": make_model(
+                config,
+                self.spec.num_classes,
+                self.pre.channels,
+                sharding.platform(mesh),
+                # Of training alone: a run is evaluated on any number of devices.
+                norm_groups(config, mesh),
+                mesh.shape["spatial"],
+            ),
+            "loss": self.loss,
+            "augment": make_augment(config, self.pre),
+            "num_classes": self.spec.num_classes,
+            "accumulate": config.optim.accumulate,
+            "aux_weight": config.loss[self.task.auxiliary],
+            "count": self.task.count,
+            "ema_decay": config.optim.ema_decay,
+            "dtype": self.dtype,
+        }
+
+    def train_function(self, tx: optax.GradientTransformation) -> Callable:
+        """The training step before jit (:func:`segjax.step.train_function`)."""
+        platform = sharding.platform(self.mesh)
+        return steps.train_function(tx=tx, platform=platform, **self._train_options())
+
     def train_step(self, tx: optax.GradientTransformation, shardings) -> Callable:
         """The jitted training step (:func:`segjax.step.make_train_step`).
 
         ``shardings`` are those of the state (:meth:`abstract_state`).
         """
-        config, mesh = self.config, self.mesh
-        model = make_model(
-            config,
-            self.spec.num_classes,
-            self.pre.channels,
-            sharding.platform(mesh),
-            # Of training alone: a run is evaluated on any number of devices.
-            norm_groups(config, mesh),
-            mesh.shape["spatial"],
-        )
         return steps.make_train_step(
-            model,
-            tx,
-            self.loss,
-            make_augment(config, self.pre),
-            mesh,
-            shardings,
-            num_classes=self.spec.num_classes,
-            seed=config.seed,
-            accumulate=config.optim.accumulate,
-            aux_weight=config.loss[self.task.auxiliary],
-            count=self.task.count,
-            ema_decay=config.optim.ema_decay,
-            dtype=self.dtype,
+            tx=tx,
+            mesh=self.mesh,
+            state_shardings=shardings,
+            seed=self.config.seed,
+            **self._train_options(),
         )
 
     def eval_step(self) -> Callable:

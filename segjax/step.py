@@ -34,7 +34,7 @@ from segjax.optim import ema_update
 STREAMS = {"init": 0, "augment": 1, "dropout": 2}
 
 
-def stream_key(seed: int, stream: str) -> jax.Array:
+def stream_key(seed: int | jax.Array, stream: str) -> jax.Array:
     """The key of one stream of random numbers of a run."""
     return jax.random.fold_in(jax.random.key(seed), STREAMS[stream])
 
@@ -230,44 +230,32 @@ def _update(
     return after, norm
 
 
-def make_train_step(
+def train_function(
     model: nn.Module,
     tx: optax.GradientTransformation,
     loss: Loss | ImageLoss,
     augment: Augment,
-    mesh: Mesh,
-    state_shardings,
     *,
+    platform: str,
     num_classes: int,
     count: Callable[..., dict[str, jax.Array]] = count_confusion,
-    seed: int,
     accumulate: int = 1,
     aux_weight: float = 0.4,
     ema_decay: float | None = None,
     dtype=jnp.float32,
 ) -> Callable:
-    """The jitted function (state, batch) -> (state, metrics); the state is donated.
+    """The training step itself: (state, batch, seed, place) -> (state, metrics).
 
-    ``batch`` is a training batch (:mod:`segjax.batch`) on the mesh. ``metrics`` has
-    ``loss`` (mean over the valid pixels of the global batch), ``gradient_norm``
-    (float32[]), what ``count`` counts of the augmented batch as the network saw it
-    (``count_confusion``: ``confusion`` int32[K, K]) and ``skipped`` (int32[]). A
-    classifier's labels are int[B], its ``loss`` an
-    :class:`segjax.losses.image.ImageLoss`.
-
-    Where the loss, the gradient or a new running statistic is not finite, the update is
-    skipped: parameters, statistics, optimizer state and average stay as they were, and
-    only ``step`` goes on, so that the next step sees the next batch. ``skipped`` is
-    then how many updates have been skipped in a row; else 0.
+    Not jitted, and without a mesh: ``place(images, labels)`` says where the augmented
+    batch lies. ``seed`` may be traced. The rest as of :func:`make_train_step`.
     """
-    platform = sharding.platform(mesh)
 
-    def train_step(state: TrainState, batch):
+    def step(state: TrainState, batch, seed, place):
         key = jax.random.fold_in(stream_key(seed, "augment"), state.step)
         with jax.named_scope("augment"):
             stored = batch["image"], batch["label"], batch["size"]
             images, labels = augment_batch(augment, key, *stored, platform=platform)
-        images, labels = sharding.spread(images.astype(dtype), labels, mesh)
+        images, labels = place(images.astype(dtype), labels)
         dropout_key = jax.random.fold_in(stream_key(seed, "dropout"), state.step)
         forward = _forward(model, loss, aux_weight, loss.counts(labels), dropout_key)
         value, grads, stats, counted = _gradients(
@@ -287,6 +275,43 @@ def make_train_step(
             **counted,
         }
         return new_state, metrics
+
+    return step
+
+
+def make_train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    loss: Loss | ImageLoss,
+    augment: Augment,
+    mesh: Mesh,
+    state_shardings,
+    *,
+    seed: int,
+    **options: Any,
+) -> Callable:
+    """The jitted function (state, batch) -> (state, metrics); the state is donated.
+
+    ``batch`` is a training batch (:mod:`segjax.batch`) on the mesh. ``metrics`` has
+    ``loss`` (mean over the valid pixels of the global batch), ``gradient_norm``
+    (float32[]), what ``count`` counts of the augmented batch as the network saw it
+    (``count_confusion``: ``confusion`` int32[K, K]) and ``skipped`` (int32[]). A
+    classifier's labels are int[B], its ``loss`` an
+    :class:`segjax.losses.image.ImageLoss`.
+
+    Where the loss, the gradient or a new running statistic is not finite, the update is
+    skipped: parameters, statistics, optimizer state and average stay as they were, and
+    only ``step`` goes on, so that the next step sees the next batch. ``skipped`` is
+    then how many updates have been skipped in a row; else 0.
+
+    ``options`` are those of :func:`train_function`.
+    """
+    step = train_function(
+        model, tx, loss, augment, platform=sharding.platform(mesh), **options
+    )
+
+    def train_step(state: TrainState, batch):
+        return step(state, batch, seed, partial(sharding.spread, mesh=mesh))
 
     return jax.jit(
         train_step,

@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     # Models, data, checkpoints and logs reach a step as arguments or not at all.
     "step": {"losses", "metrics", "augment", "optim", "sharding", "ops", "batch"},
     "image_step": {"losses", "top", "augment", "sharding", "ops", "batch"},
+    "replicas": {"step"},
     "config": {*LEAVES, "ops", "batch"},
     "preprocessing": {"config", "weights"},
     "tasks": {"preprocessing", "config", "step", "image_step", *LEAVES, "batch"},

@@ -139,7 +139,7 @@ def find_classes(root: Path, name: str) -> tuple[LabelSpec, dict[Color, int]]:
         return read_classes(root / name)
     if name.removeprefix(PREFIX) not in CLASSES:
         raise ValueError(
-            f"folder: classes_file={name!r} is not known; write "
+            f"{_KNOB}.classes_file={name!r} is not known; write "
             f"{', '.join(PREFIX + known for known in CLASSES)}, or name a file"
         )
     return CLASSES[name.removeprefix(PREFIX)], {}
@@ -242,8 +242,8 @@ def find_splits(root: Path, layout: Layout) -> dict[str, Path | None]:
     lists = sorted(path for path in place.glob("*.txt") if _is_list(root, path, layout))
     if layout.list_dir and not lists:
         raise ValueError(
-            f"{place}: no list of images (SPLIT.txt) in it; correct list_dir, or leave "
-            "it out"
+            f"{place}: no list of images (SPLIT.txt) in it; correct {_KNOB}.list_dir, "
+            "or leave it out"
         )
     if lists:
         return {path.stem: path for path in lists}
