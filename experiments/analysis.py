@@ -1,6 +1,6 @@
 """The statistics of a study's runs: one number per variant, one verdict per pair."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ class Analysis:
     variants: Mapping[str, Variant]
     pairs: tuple[Pair, ...]
     runs: Mapping[tuple[str, int], Mapping[str, Any]]
+    checks: Sequence[Mapping[str, Any]] = ()  # of these runs, made again
 
 
 def analyse(study: Study, store: Store, draws: int = 2000) -> Analysis:
@@ -73,7 +74,8 @@ def analyse(study: Study, store: Store, draws: int = 2000) -> Analysis:
                 per_class=_mean_over(line["iou_per_class"] for line in lines),
                 cost={key: float(np.mean([x[key] for x in lines])) for key in COSTS},
             )
-    return Analysis(study, variants, _pairs(study, parts, metric, draws), runs)
+    pairs = _pairs(study, parts, metric, draws)
+    return Analysis(study, variants, pairs, runs, store.checks(runs))
 
 
 def _pairs(

@@ -1,7 +1,14 @@
-"""What a study's runs say: table.md, verdict.md, figures and a row of the index."""
+"""What a study's runs say: table.md, verdict.md, figures and a row of the index.
+
+    python -m experiments.report
+
+writes all of it anew from the runs that are recorded, of every study, and from the
+index the section of the checkout's README.md that tells of the finished ones.
+"""
 
 import datetime
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +16,13 @@ from typing import Any
 from benchmarks.record import table
 from experiments import scores, statistics
 from experiments.analysis import Analysis, Pair, analyse
-from experiments.store import Store
-from experiments.study import Study
+from experiments.store import FOLDER, Store
+from experiments.study import Study, load, paths
 
 INDEX = Path(__file__).parent / "README.md"
+README = INDEX.parents[1] / "README.md"
+BEGIN = "<!-- Of experiments/README.md, by `python -m experiments.report`. -->\n"
+END = "<!-- End of the studies. -->\n"
 HEADER = "| question | file | verdict | commit |\n| --- | --- | --- | --- |\n"
 
 
@@ -188,6 +198,21 @@ def _origin(analysis: Analysis) -> str:
         f"{versions}; "
         f"{len(analysis.runs)} of {len(analysis.study.runs)} runs, {hours:.1f} hours, "
         f"{' to '.join(days[:: max(len(days) - 1, 1)])}."
+        f"{repeated(analysis.checks)}"
+    )
+
+
+def repeated(checks: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence about the runs that were made a second time; "" where none was."""
+    latest = {(x["variant"], x["seed"]): x for x in checks}
+    if not latest:
+        return ""
+    differ = [f"{v}-{s}" for (v, s), x in latest.items() if not x["same"]]
+    days = sorted({x["when"][:10] for x in latest.values()})
+    told = f"not the same: {', '.join(differ)}" if differ else "every pixel the same"
+    return (
+        f" Run again by `--check`: {len(latest)}, {told} "
+        f"({' to '.join(days[:: max(len(days) - 1, 1)])})."
     )
 
 
@@ -227,19 +252,68 @@ def index(rows: Sequence[tuple[Study, str, str]], text: str) -> str:
     return head + HEADER + "".join(f"{kept[n]}\n" for n in sorted(kept)) + after
 
 
-def write(study: Study, store: Store, readme: Path | None = None) -> Analysis:
+def section(index_text: str) -> str:
+    """README's lines about the studies that the index says are finished."""
+    row = re.compile(
+        r"\| (?P<question>[^|]+) \| \[(?P<name>\w+)\]\(\w+\.py\) \| "
+        r"\[(?P<told>.+)\]\((?P<link>results/[^|)]+)\) \| (?P<commit>[^|]+) \|$"
+    )
+    found = [row.match(line) for line in index_text.split(HEADER)[-1].splitlines()]
+    rows = [
+        (
+            m["question"],
+            f"[{m['told']}](experiments/{m['link']})",
+            f"`python -m experiments.run experiments/{m['name']}.py`",
+            m["commit"],
+        )
+        for m in found
+        if m is not None and not re.match(r"\d+ of \d+ runs", m["told"])
+    ]
+    if not rows:
+        return "No study is finished yet.\n"
+    header = ("question", "difference in points [95 %]", "command", "commit")
+    return table(header, rows) + "\n"
+
+
+def readme(index_text: str, text: str) -> str:
+    """README.md's text with the section of the studies written anew.
+
+    Raises:
+      ValueError: it does not have the two marks around it.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{README} lacks the line {BEGIN.strip()} or {END.strip()}")
+    return f"{head}{begin}\n{section(index_text)}\n{end}{tail}"
+
+
+def write(study: Study, store: Store, index_file: Path | None = None) -> Analysis:
     """All files about a study, from the runs that there are; the index where it is.
 
     Results elsewhere than in experiments/results do not touch the index.
     """
-    analysis, readme = analyse(study, store), readme or INDEX
+    analysis, index_file = analyse(study, store), index_file or INDEX
     if analysis.runs:
         from experiments import figures
 
         (store.folder / "table.md").write_text(results(analysis))
         (store.folder / "verdict.md").write_text(verdict(analysis))
         figures.draw(analysis, store.folder)
-    if store.folder.parent == readme.parent / "results":
+    if store.folder.parent == index_file.parent / "results":
         row = (study, short(analysis), commits(analysis.runs))
-        readme.write_text(index([row], readme.read_text()))
+        index_file.write_text(index([row], index_file.read_text()))
     return analysis
+
+
+def main() -> int:
+    """Write everything anew."""
+    for path in paths():
+        made = load(path)
+        write(made, Store(FOLDER / made.name))
+    README.write_text(readme(INDEX.read_text(), README.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,8 +6,8 @@ Each run is a `segjax train` in runs/studies/NAME/VARIANT-SEED (killed ones resu
 is kept in experiments/results/NAME/ as soon as it is finished, and with it table.md,
 verdict.md, the figures and the index in experiments/README.md: called again, only what
 is missing is run. ``--commit`` puts each into git at once. ``--check`` runs again what
-is recorded and compares; ``--smoke`` makes two steps of each variant; ``--report`` runs
-nothing.
+is recorded, compares and notes in checks.jsonl what came of it; ``--smoke`` makes two
+steps of each variant; ``--report`` runs nothing.
 """
 
 import argparse
@@ -243,7 +243,20 @@ def check(made: study.Study, kept: store.Store, wanted, jobs: int) -> list[str]:
         for variant, seed in [run for run in runs if run in again.runs()]:
             ours, theirs = (s.counts(variant, seed)["counts"] for s in (kept, again))
             was, now = recorded[variant, seed], again.runs()[variant, seed]
-            if np.array_equal(ours, theirs) and was["loss"] == now["loss"]:
+            same = np.array_equal(ours, theirs) and was["loss"] == now["loss"]
+            kept.add_check(
+                {
+                    "variant": variant,
+                    "seed": seed,
+                    "same": bool(same),
+                    "finished": was["finished"],
+                    "when": now["finished"],
+                    "miou": now["miou"],
+                    "loss": now["loss"],
+                    "environment": now["environment"],
+                }
+            )
+            if same:
                 print(f"{variant}-{seed}: the same, every pixel and the loss")
                 continue
             failed.append(
@@ -315,6 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed = smoke(made, wanted, args.jobs)
         elif args.check:
             failed = check(made, kept, wanted, args.jobs)
+            report.write(made, kept)
         else:
             lacking = missing(wanted, made, kept)
             if not args.report:

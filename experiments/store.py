@@ -1,7 +1,8 @@
 """What is kept of a study's runs: a line of JSON and the confusion matrices of each.
 
 ``results/NAME/runs.jsonl`` has one line per finished run; ``counts/VARIANT-SEED.npz``
-the confusion matrix of each evaluation image. Both are there whole or not at all,
+the confusion matrix of each evaluation image; ``checks.jsonl`` a line per run that was
+made again. The first two are there whole or not at all,
 whenever a process is killed: files are moved into place, the matrices before the line.
 """
 
@@ -58,6 +59,26 @@ class Store:
             temporary = self.path.with_suffix(".tmp")
             temporary.write_text("".join(text + "\n" for text in lines))
             _into_place(temporary, self.path)
+
+    def checks(
+        self, runs: Mapping[tuple[str, int], Mapping[str, Any]]
+    ) -> tuple[dict[str, Any], ...]:
+        """The checks of these runs, in their order; none of runs since replaced."""
+        path = self.folder / "checks.jsonl"
+        if not path.is_file():
+            return ()
+        lines = [json.loads(text) for text in path.read_text().splitlines()]
+        keys = ((line, (line["variant"], line["seed"])) for line in lines)
+        return tuple(
+            line
+            for line, key in keys
+            if key in runs and runs[key]["finished"] == line["finished"]
+        )
+
+    def add_check(self, line: Mapping[str, Any]) -> None:
+        """Note that a run was made again, and whether it came out the same."""
+        with self._locked(), (self.folder / "checks.jsonl").open("a") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def counts_path(self, variant: str, seed: int) -> Path:
         """Of the confusion matrices of a run."""

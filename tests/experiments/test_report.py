@@ -167,3 +167,45 @@ def test_a_write_that_is_cut_short_leaves_what_was(tmp_path, monkeypatch):
     assert kept.path.read_bytes() == before and [*kept.runs()] == [("small", 0)]
     add_run(made, kept, "large", 0)
     assert [*kept.runs()] == [("small", 0), ("large", 0)]
+
+
+def test_the_readme_tells_of_the_finished_studies(finished):
+    made, kept = finished
+    around = f"before\n{report.BEGIN}old\n{report.END}after\n"
+    told = report.short(analyse(made, kept))
+    rows = [(made, told, "`0123456`")]
+    index = report.index(rows, report.HEADER)
+    text = report.readme(index, around)
+    assert text.startswith(f"before\n{report.BEGIN}\n| question |")
+    assert text.endswith(f"\n\n{report.END}after\n") and "old" not in text
+    command = "`python -m experiments.run experiments/tiny.py`"
+    assert (
+        f"| Does a larger step help? | [{told}](experiments/results/tiny/verdict.md) | "
+        f"{command} | `0123456` |\n"
+    ) in text
+    for other in (f"3 of 9 runs; {told}", "not run yet"):
+        rows = [(made, other, "`0123456`" if "of" in other else "")]
+        unfinished = report.readme(report.index(rows, report.HEADER), text)
+        assert f"{report.BEGIN}\nNo study is finished yet.\n\n" in unfinished
+    with pytest.raises(ValueError, match="lacks the line <!-- Of"):
+        report.readme(index, "# Nothing")
+
+
+def test_the_readme_is_what_the_index_says():
+    text = report.README.read_text()
+    assert report.readme(report.INDEX.read_text(), text) == text
+
+
+def test_the_table_says_which_runs_came_out_again(finished, tmp_path):
+    made, kept = make_study(tmp_path), store.Store(tmp_path / "results" / "tiny")
+    line = add_run(made, kept, "small", 0)
+    assert "Run again" not in report.results(analyse(made, kept))
+    check = {"variant": "small", "seed": 0, "same": False, "when": "2026-11-26T01:00Z"}
+    kept.add_check(check | {"finished": line["finished"]})
+    text = report.results(analyse(made, kept))
+    assert "Run again by `--check`: 1, not the same: small-0 (2026-11-26)." in text
+    kept.add_check(check | {"same": True, "finished": line["finished"]})
+    assert "1, every pixel the same (2" in report.results(analyse(made, kept))
+    # Of a run that was made anew since then they say nothing.
+    kept.add({**line, "finished": "2027-01-01T00:00:00Z"}, kept.counts_path("small", 0))
+    assert "Run again" not in report.results(analyse(made, kept))

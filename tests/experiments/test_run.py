@@ -223,6 +223,9 @@ def test_check_compares_every_pixel(tmp_path, monkeypatch, capsys):
     assert run.main([*argv, "--check"]) == 1
     assert "small-0: mIoU 0.54" in capsys.readouterr().err
     assert path.read_bytes() == before
+    noted = path.with_name("checks.jsonl").read_text().splitlines()
+    assert [json.loads(line)["same"] for line in noted] == [True, False]
+    assert "not the same: small-0" in path.with_name("table.md").read_text()
 
 
 def test_smoke_makes_two_steps_of_each_variant(tmp_path, monkeypatch, capsys):
