@@ -113,6 +113,7 @@ def test_large(case):
     case.check()
 
 
+@pytest.mark.slow
 def test_gradient_of_the_image():
     SEGFORMERS[0].check_input_gradient()
 

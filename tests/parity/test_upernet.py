@@ -114,6 +114,7 @@ def test_large(case):
     case.check()
 
 
+@pytest.mark.slow
 def test_gradient_of_the_image():
     CASES[4].check_input_gradient((32, 40))
 

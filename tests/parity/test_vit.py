@@ -125,6 +125,7 @@ def test_large(case):
     case.check()
 
 
+@pytest.mark.slow
 def test_gradient_of_the_image():
     DPTS[0].check_input_gradient()
 
