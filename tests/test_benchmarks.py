@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks import classify_first, overfit, pairs, parity, record
 from benchmarks import models as table
-from benchmarks import overfit, pairs, parity, record
 from segjax.flops import count_macs
 from segjax.models import build_classifier, names
 from tests.parity.reference import LIMIT
@@ -142,6 +142,22 @@ def test_the_record_of_overfitting():
     rows = record.read(overfit.RECORD)["rows"]
     assert set(rows) == {" ".join(pair) for pair in overfit.pairs()}
     assert all(row["miou"] > overfit.WANTED for row in rows.values())
+
+
+def test_the_record_of_classification_first():
+    rows = record.read(classify_first.RECORD)["rows"]
+    assert set(rows) == set(classify_first.cases())
+    assert rows["classifier"]["top1"] > 2 / 6  # of six classes
+    scratch, classified = (
+        classify_first.scores(rows, arm) for arm in ("scratch", "classified")
+    )
+    # Better at every seed, and by more than seeds differ.
+    assert (classified > scratch).all()
+    spread = max(scratch.std(ddof=1), classified.std(ddof=1))
+    assert (classified - scratch).mean() > spread
+    text = (record.ROOT / "README.md").read_text()
+    for values in (scratch, classified):
+        assert classify_first.told(values) in text
 
 
 def test_cases_have_different_keys():
