@@ -67,8 +67,8 @@ def scaled(tx: optax.GradientTransformation, factor: Any) -> Any:
     included.
     """
 
-    def update(grads, state, params=None):
-        updates, state = tx.update(grads, state, params)
+    def update(updates, state, params=None):
+        updates, state = tx.update(updates, state, params)
         return jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates), state
 
     return optax.GradientTransformation(tx.init, update)

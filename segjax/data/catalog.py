@@ -7,9 +7,13 @@ Feature names and stored ids were read in the builders' own sources
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from segjax.batch import IGNORE, LabelSpec, default_palette
-from segjax.data.classes import UNKNOWN
+from segjax.data.classes import UNKNOWN, read_classes
+from segjax.data.files import Color
+
+PREFIX = "known:"
 
 
 @dataclass(frozen=True)
@@ -178,3 +182,19 @@ KNOWN: dict[str, Known] = {
     ),
     "lost_and_found": Known("image_left", "segmentation_label", _lost_and_found()),
 }
+
+
+def find_classes(root: Path, name: str) -> tuple[LabelSpec, dict[Color, int]]:
+    """What masks hold: by a file below the root, or "known:NAME".
+
+    Raises:
+      ValueError: no such file or dataset.
+    """
+    if not name.startswith(PREFIX):
+        return read_classes(root / name)
+    if name.removeprefix(PREFIX) not in CLASSES:
+        raise ValueError(
+            f"config.data.folder.classes_file={name!r} is not known; write "
+            f"{', '.join(PREFIX + known for known in CLASSES)}, or name a file"
+        )
+    return CLASSES[name.removeprefix(PREFIX)], {}

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from segjax.batch import IGNORE, LabelSpec, default_palette
 from segjax.data.files import Color
@@ -86,6 +89,17 @@ def parse_classes(value: Any) -> tuple[LabelSpec, dict[Color, int]]:
         remap=tuple(remap.items()),
     )
     return spec, colors
+
+
+def check_black_and_white(paths: Sequence[Path], masks: Sequence[np.ndarray]):
+    """Two-class masks painted black and white, whose white would be ignored."""
+    ids = {int(i) for mask in masks for i in np.unique(mask)}
+    if IGNORE in ids <= {0, IGNORE}:
+        raise ValueError(
+            f"{paths[0]}: the ids are 0 and 255 where the two classes are 0 and 1, and "
+            '255 means ignored: give the second class "id": 255 in classes.json, or '
+            "list 255 under 'ignore' if it is meant so"
+        )
 
 
 def _class_name(entry: Any, place: int) -> str:

@@ -24,19 +24,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from segjax.batch import IGNORE, LabelSpec
-from segjax.data.catalog import CLASSES
-from segjax.data.classes import read_classes
-from segjax.data.files import EXTENSIONS, Color, read_mask
+from segjax.batch import IGNORE
+from segjax.data.catalog import find_classes
+from segjax.data.classes import check_black_and_white
+from segjax.data.files import EXTENSIONS, read_mask
 from segjax.data.pairs import Pair, Pairs, Tell, refuse
 
 STANDARD = ("train", "val", "test")
 _KNOB = "config.data.folder"
 # What folders of splits may be called besides.
 OTHER_SPLITS = ("training", "validation", "testing")
-PREFIX = "known:"
 _COMMON_SUFFIXES = ("_mask", "_label", "_labels", "_gt", "_seg", "_annotation", "_L")
 
 
@@ -124,36 +121,9 @@ class Folder(Pairs):
         claimed = IGNORE in dict(spec.remap) or IGNORE in spec.ignore
         if spec.num_classes == 2 and not claimed:
             masks = [pair.mask for pair in pairs[:4]]
-            _check_black_and_white(
+            check_black_and_white(
                 masks, [read_mask(mask, colors, mask_values) for mask in masks]
             )
-
-
-def find_classes(root: Path, name: str) -> tuple[LabelSpec, dict[Color, int]]:
-    """What masks hold: by a file below the root, or "known:NAME".
-
-    Raises:
-      ValueError: no such file or dataset.
-    """
-    if not name.startswith(PREFIX):
-        return read_classes(root / name)
-    if name.removeprefix(PREFIX) not in CLASSES:
-        raise ValueError(
-            f"{_KNOB}.classes_file={name!r} is not known; write "
-            f"{', '.join(PREFIX + known for known in CLASSES)}, or name a file"
-        )
-    return CLASSES[name.removeprefix(PREFIX)], {}
-
-
-def _check_black_and_white(paths: Sequence[Path], masks: Sequence[np.ndarray]):
-    """Two-class masks painted black and white, whose white would be ignored."""
-    ids = {int(i) for mask in masks for i in np.unique(mask)}
-    if IGNORE in ids <= {0, IGNORE}:
-        raise ValueError(
-            f"{paths[0]}: the ids are 0 and 255 where the two classes are 0 and 1, and "
-            '255 means ignored: give the second class "id": 255 in classes.json, or '
-            "list 255 under 'ignore' if it is meant so"
-        )
 
 
 def splits(root: str | Path | None, **options) -> tuple[str, ...]:

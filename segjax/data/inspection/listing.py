@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segjax.batch import Example, Source
-from segjax.data import camvid, folder, open_source, splits
+from segjax.data import camvid, catalog, folder, open_source, splits
 from segjax.data.files import EXTENSIONS
 from segjax.data.inspection.codes import Fault
 from segjax.data.pairs import Meaning, Pair, Stored, Tell
@@ -77,7 +77,7 @@ def list_dataset(
 
 def _folder(listing: Listing, root: str | None, options: Mapping[str, Any]) -> None:
     place = folder.find_root(root)
-    spec, colors = folder.find_classes(place, options["classes_file"])
+    spec, colors = catalog.find_classes(place, options["classes_file"])
     listing.meaning = Meaning(spec, colors, options["mask_values"])
     layout = _layout(options)
     find = partial(folder.find_pairs, place, layout=layout)
