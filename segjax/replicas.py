@@ -57,7 +57,12 @@ def stack(trees: Sequence[Any], mesh: Mesh) -> Any:
 
 def unstack(tree: Any, index: int) -> Any:
     """One replica's tree, on the host."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf[index]), tree)
+    return jax.tree.map(np.asarray, unstacked(tree, index))
+
+
+def unstacked(tree: Any, index: int) -> Any:
+    """One replica's tree, where it is."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def scaled(tx: optax.GradientTransformation, factor: Any) -> Any:
@@ -115,7 +120,11 @@ def make_step(
     def local(*arguments):
         if how == "vmap":
             return jax.vmap(one)(*arguments)
-        return jax.lax.map(lambda each: one(*each), arguments)
+        # Not lax.map: inside a while loop XLA's convolutions on a CPU are several times
+        # as slow. So the program is as long as there are replicas on a device.
+        count = jax.tree.leaves(arguments)[0].shape[0]
+        found = [one(*unstacked(arguments, index)) for index in range(count)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
     mapped = jax.shard_map(
         local, mesh=mesh, in_specs=P(AXIS), out_specs=P(AXIS), check_vma=False

@@ -97,7 +97,7 @@ def together(count, devices, how, rates):
         (2, 1, "vmap", True),
         (8, 8, "loop", True),
         pytest.param(8, 8, "vmap", False, marks=pytest.mark.slow),
-        pytest.param(8, 1, "loop", False, marks=pytest.mark.slow),
+        pytest.param(3, 1, "loop", False, marks=pytest.mark.slow),
         pytest.param(8, 2, "vmap", True, marks=pytest.mark.slow),
     ],
 )
