@@ -1,5 +1,6 @@
 """Stems for other numbers of image channels than the weights were made for."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,6 +74,19 @@ def kernels(
 
 def shapes(model: Model, image_shape: tuple[int, int, int]) -> dict[str, Any]:
     """Abstract parameters and statistics; nothing is computed."""
+    asked = model, tuple(image_shape), jax.config.read("jax_enable_x64")
+    try:
+        hash(model)
+    except TypeError:  # a field is a list or a dict
+        found = _traced.__wrapped__(*asked)
+    else:
+        found = _traced(*asked)
+    return jax.tree.map(lambda leaf: leaf, found)  # the caller's own dicts
+
+
+# Naming, loading and going back each ask, and a deep network takes seconds to trace.
+@functools.lru_cache(maxsize=4)
+def _traced(model: Model, image_shape: tuple[int, ...], x64: bool) -> dict[str, Any]:
     image = jax.ShapeDtypeStruct((1, *image_shape), model.layers.dtype)
     found = jax.eval_shape(model.init, jax.random.key(0), image)
     return {k: found[k] for k in ("params", "batch_stats") if k in found}
