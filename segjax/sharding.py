@@ -104,6 +104,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def gathered(params, mesh: Mesh):
+    """Inside jit: parameters, whole on every device where ``fsdp`` meets ``spatial``.
+
+    XLA gathers parameters by itself where they are used. Of a convolution whose kernel
+    is split by one axis and whose rows by another it makes a wrong one: SegNet-Basic's
+    first gradient on 16x16 images had a norm of 0.57 instead of 3.56 (jax 0.10.2).
+    """
+    if min(mesh.shape["fsdp"], mesh.shape["spatial"]) == 1:
+        return params
+    return jax.lax.with_sharding_constraint(params, replicated(mesh))
+
+
 def _leaf_spec(shape: tuple[int, ...], parts: int) -> P:
     if parts == 1 or int(np.prod(shape)) < FSDP_MIN_SIZE:
         return P()

@@ -247,10 +247,11 @@ def train_function(
     """The training step itself: (state, batch, seed, place) -> (state, metrics).
 
     Not jitted, and without a mesh: ``place(images, labels)`` says where the augmented
-    batch lies. ``seed`` may be traced. The rest as of :func:`make_train_step`.
+    batch lies, ``gather(params)`` where the parameters do when they are used. ``seed``
+    may be traced. The rest as of :func:`make_train_step`.
     """
 
-    def step(state: TrainState, batch, seed, place):
+    def step(state: TrainState, batch, seed, place, gather=lambda params: params):
         key = jax.random.fold_in(stream_key(seed, "augment"), state.step)
         with jax.named_scope("augment"):
             stored = batch["image"], batch["label"], batch["size"]
@@ -259,7 +260,7 @@ def train_function(
         dropout_key = jax.random.fold_in(stream_key(seed, "dropout"), state.step)
         forward = _forward(model, loss, aux_weight, loss.counts(labels), dropout_key)
         value, grads, stats, counted = _gradients(
-            forward,
+            lambda params, *rest: forward(gather(params), *rest),
             partial(count, num_classes=num_classes, platform=platform),
             state,
             images,
@@ -311,7 +312,8 @@ def make_train_step(
     )
 
     def train_step(state: TrainState, batch):
-        return step(state, batch, seed, partial(sharding.spread, mesh=mesh))
+        place = partial(sharding.spread, mesh=mesh)
+        return step(state, batch, seed, place, partial(sharding.gathered, mesh=mesh))
 
     return jax.jit(
         train_step,
@@ -348,6 +350,7 @@ def make_eval_step(
         images = jax.lax.with_sharding_constraint(
             images.astype(dtype), sharding.image_sharding(mesh)
         )
+        variables = sharding.gathered(variables, mesh)
         scores: Any = model.apply(variables, images, train=False, method="scores")
         label = batch["label"].astype(jnp.int32)
         logits = None

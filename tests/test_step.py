@@ -183,6 +183,22 @@ def test_five_steps_are_the_same_on_every_mesh():
             )
 
 
+def test_a_networks_gradient_is_the_same_where_kernels_and_rows_are_split():
+    """Also where the deepest map has one row for two devices."""
+    found = []
+    with jax.enable_x64(True):
+        for axes in ((4, 1, 2), (2, 2, 2)):
+            model = models.build(
+                *("segnet_basic", "segnet_basic", CLASSES),
+                param_dtype=jnp.float64,
+                platform="cpu",
+                spatial=2,
+            )
+            _, (metrics,) = run(model, sharding.make_mesh(*axes), 1)
+            found.append([float(metrics[key]) for key in ("loss", "gradient_norm")])
+    assert found[1] == pytest.approx(found[0], rel=1e-9)
+
+
 def test_fsdp_splits_large_parameters_and_their_moments():
     mesh = sharding.make_mesh(2, 4, 1)
     big = {"kernel": jax.ShapeDtypeStruct((3, 3, 64, 128), jnp.float32)}
