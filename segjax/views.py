@@ -118,6 +118,7 @@ class Views:
             if split:
                 where = sharding.image_sharding(mesh)
                 image = jax.lax.with_sharding_constraint(image, where)
+                variables = sharding.gathered(variables, mesh)
             return cast(jax.Array, model.apply(variables, image, train=False))
 
         def finish(logits, size, out_size, flip, shape, resize):
