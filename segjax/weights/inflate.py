@@ -74,7 +74,7 @@ def kernels(
 
 def shapes(model: Model, image_shape: tuple[int, int, int]) -> dict[str, Any]:
     """Abstract parameters and statistics; nothing is computed."""
-    asked = model, tuple(image_shape), jax.config.read("jax_enable_x64")
+    asked: Any = model, tuple(image_shape), jax.config.read("jax_enable_x64")
     try:
         hash(model)
     except TypeError:  # a field is a list or a dict
