@@ -40,6 +40,18 @@ class Dense(nn.Module):
         return y.reshape(*x.shape[:-1], self.features)
 
 
+class DenseWeights(Dense):
+    """A :class:`Dense` layer's parameters, to be applied together with others."""
+
+    @nn.compact
+    def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:  # type: ignore[override]
+        """``kernel`` [channels, Co] and ``bias`` [Co] in the compute dtype."""
+        shape = (channels, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, shape[1:], self.param_dtype)
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
+
+
 class LayerNorm(nn.Module):
     """Normalise the last axis (Ba et al. 2016); ``scale`` and ``bias`` [C]."""
 

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.dense import Dense, LayerNorm
+from segjax.models.dense import Dense, DenseWeights, LayerNorm
 from segjax.models.drop import DropPath
 from segjax.models.norm import Norm
 from segjax.ops import conv as conv_ops
@@ -276,10 +276,16 @@ class Layers:
             features, kernel_size, use_bias=self.norm_kind == "none", **options
         )
 
+    def kind_before_norm(
+        self, kind: type[nn.Module], features: int, kernel_size: int, **options
+    ) -> Any:
+        """A ``kind`` of :class:`Conv`, otherwise as :meth:`conv_before_norm`."""
+        options = {"use_bias": self.norm_kind == "none", **options}
+        return self._conv(kind, features, kernel_size, options)
+
     def upsampled_conv_before_norm(self, features: int, **options) -> UpsampledConv:
         """An :class:`UpsampledConv`, otherwise as :meth:`conv_before_norm`."""
-        options = {"use_bias": self.norm_kind == "none", **options}
-        return self._conv(UpsampledConv, features, 3, options)
+        return self.kind_before_norm(UpsampledConv, features, 3, **options)
 
     def window(
         self, channels: int, size: tuple[int, int], target: tuple[int, int]
@@ -302,6 +308,12 @@ class Layers:
     def dense(self, features: int, **options) -> Dense:
         """A :class:`segjax.models.dense.Dense`; ``options`` are its other fields."""
         return Dense(
+            features, dtype=self.dtype, param_dtype=self.param_dtype, **options
+        )
+
+    def dense_weights(self, features: int, **options) -> DenseWeights:
+        """The parameters of :meth:`dense`."""
+        return DenseWeights(
             features, dtype=self.dtype, param_dtype=self.param_dtype, **options
         )
 

@@ -9,6 +9,7 @@ from jax import lax
 
 from segjax.ops import filter_gradient, table
 from segjax.ops.apart import apart
+from segjax.ops.beside import beside
 from segjax.ops.depthwise import depthwise
 from segjax.ops.resize import resize_nearest
 from segjax.ops.shift import shift
@@ -74,6 +75,8 @@ def conv2d(
         return _patches(x, kernel, strides, padding, dilation)
     if chosen in filter_gradient.FORMULATIONS:
         return _conv_gemm(strides, padding, dilation, chosen, x, kernel)
+    if platform == "cpu" and groups == 1:
+        return _shared(x, kernel, strides, padding, dilation)
     return _plain(x, kernel, strides, padding, dilation, groups)
 
 
@@ -87,6 +90,20 @@ def _plain(x, kernel, strides, padding, dilation, groups=1):
         dimension_numbers=DIMENSIONS,
         feature_group_count=groups,
     )
+
+
+def _shared(x, kernel, strides, padding, dilation):
+    """One group on a CPU: in pieces side by side where all cores need them."""
+    size = tuple(
+        (x.shape[i + 1] + sum(padding[i]) - dilation[i] * (kernel.shape[i] - 1) - 1)
+        // strides[i]
+        + 1
+        for i in (0, 1)
+    )
+    count, parts = table.beside(x.dtype, x.shape[0], size, kernel.shape, dilation)
+    if (count, parts) == (1, 1):
+        return _plain(x, kernel, strides, padding, dilation)
+    return beside(x, kernel, strides, padding, dilation, count, parts)
 
 
 def _rows(x, kernel, columns, dilation, groups):
@@ -137,23 +154,38 @@ def _patches(x, kernel, strides, padding, dilation):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _conv_gemm(strides, padding, dilation, formulation, x, kernel):
-    """One group; only the filter gradient differs from :func:`_plain`."""
-    return _plain(x, kernel, strides, padding, dilation)
+    """One group; the filter gradient by ``formulation``."""
+    return _shared(x, kernel, strides, padding, dilation)
 
 
 def _conv_gemm_forward(strides, padding, dilation, formulation, x, kernel):
-    return _plain(x, kernel, strides, padding, dilation), (x, kernel)
+    return _shared(x, kernel, strides, padding, dilation), (x, kernel)
 
 
 def _conv_gemm_backward(strides, padding, dilation, formulation, residuals, g):
     x, kernel = residuals
-    # Linear in x: the pull-back needs no value of the forward pass, which XLA drops.
-    _, pull = jax.vjp(lambda x: _plain(x, kernel, strides, padding, dilation), x)
     gradient = filter_gradient.FORMULATIONS[formulation]
     # Apart, or else every shifted copy computes what made x and g anew.
     shape = kernel.shape
     dk = apart(lambda x, g: gradient(x, g, shape, strides, padding, dilation), x, g)
-    return *pull(g), dk.astype(kernel.dtype)
+    return _input_gradient(x, kernel, g, strides, padding, dilation), dk.astype(
+        kernel.dtype
+    )
+
+
+def _input_gradient(x, kernel, g, strides, padding, dilation):
+    """Of stride 1: the convolution of ``g`` with the kernel turned about."""
+    reach = [dilation[i] * (kernel.shape[i] - 1) for i in (0, 1)]
+    if strides == (1, 1) and all(
+        max(sides) <= r for sides, r in zip(padding, reach, strict=True)
+    ):
+        opposite = tuple(
+            (r - low, r - high) for (low, high), r in zip(padding, reach, strict=True)
+        )
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)
+        return _shared(g, turned, (1, 1), opposite, dilation)
+    # Linear in x: the pull-back needs no value of the forward pass, which XLA drops.
+    return jax.vjp(lambda x: _plain(x, kernel, strides, padding, dilation), x)[1](g)[0]
 
 
 _conv_gemm.defvjp(_conv_gemm_forward, _conv_gemm_backward)

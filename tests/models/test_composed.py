@@ -1,0 +1,62 @@
+"""SegFormer's decoder with its linear layers in another order: the same function."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models.decoders.segformer import Segformer
+from segjax.models.layers import Features, Layers
+
+SIZES = {2: (18, 14), 4: (9, 7), 8: (5, 4), 16: (3, 2), 32: (2, 1)}
+
+
+@pytest.mark.parametrize("like", ["segjax", "smp"])
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_composed_layers_are_the_layers(like, norm):
+    """Value and the gradients of maps and parameters, in float64; same parameters."""
+    rng = np.random.default_rng(1)
+    strides = tuple(SIZES)[0 if like == "smp" else 1 :]
+
+    def run(platform):
+        layers = Layers(
+            norm, dtype=jnp.float64, param_dtype=jnp.float64, platform=platform
+        )
+        model = Segformer(layers, like, strides, 6)
+
+        def function(variables, maps):
+            return model.apply(variables, Features(maps), (36, 28), train=False)
+
+        variables = model.init(jax.random.key(3), Features(maps), (36, 28), train=False)
+        # Biases that are not zero.
+        variables = jax.tree.map(lambda leaf: leaf + jnp.cos(leaf), variables)
+        y, pull = jax.vjp(function, variables, maps)
+        return variables, y, pull(jnp.cos(y))
+
+    with jax.enable_x64(True):
+        maps = [
+            jnp.asarray(rng.normal(size=(2, *SIZES[stride], 3 + i)))
+            for i, stride in enumerate(strides)
+        ]
+        (plain, *wanted), (same, *found) = (run(p) for p in (None, "cpu"))
+        jax.tree.map(np.testing.assert_array_equal, plain, same)
+        assert wanted[0].shape == (2, 9, 7, 6)
+        for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_fewer_multiply_adds():
+    maps = [jnp.zeros((1, 32 // s, 32 // s, 8)) for s in (1, 2, 4, 8)]
+
+    def flops(platform):
+        model = Segformer(Layers(platform=platform), decoder_segmentation_channels=64)
+        arguments = Features(maps), (128, 128)
+        variables = jax.eval_shape(
+            lambda: model.init(jax.random.key(0), *arguments, train=False)
+        )
+        lowered = jax.jit(lambda v: model.apply(v, *arguments, train=False)).lower(
+            variables
+        )
+        return lowered.cost_analysis()["flops"]
+
+    assert flops("cpu") < 0.5 * flops(None)
