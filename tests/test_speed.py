@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from benchmarks import record
-from benchmarks.speed import agreement, contest, inference, training
+from benchmarks.speed import agreement, contest, convolutions, inference, training
 from benchmarks.speed.networks import Network
 from tests.requirements import require_parity
 
@@ -97,3 +97,11 @@ def test_recorded_contests_agreed_and_are_on_the_page(command):
     if content["rows"]:
         page = (record.ROOT / "docs" / "speed.md").read_text()
         assert contest.render(content) in page
+
+
+def test_recorded_convolutions_agreed_and_are_on_the_page():
+    content = record.read(convolutions.RECORD)
+    for row in content["rows"].values():
+        assert row["error"] <= 1e-5
+    page = (record.ROOT / "docs" / "speed.md").read_text()
+    assert convolutions.render(content) in page

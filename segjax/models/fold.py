@@ -47,7 +47,9 @@ class Folded:
         x = args[0]
         bias = module.get_variable("params", "bias").astype(x.dtype)
         y = x + bias[None, None, None, :]
-        return nn.relu(y) if module.relu else y
+        # Not a maximum, which XLA:CPU would take into one computation of a chain of
+        # convolutions: VGG-16's, 4 x 256x256, then take 874 ms instead of 754.
+        return jnp.where(y < 0, 0.0, y) if module.relu else y
 
 
 def _is_norm(module: nn.Module, context: Any) -> bool:

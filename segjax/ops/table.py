@@ -164,7 +164,7 @@ def fuse(platform: str | None) -> str:
     "composed": the convolution goes before the resizing, each map's part of it into the
     map's dense layer. Both are linear, so the result is the same. "plain": as written.
     """
-    # mit_b0 at 4 x 256x256: 1.2e9 multiply-adds for 9.4e9 a pass.
+    # mit_b0 at 4 x 256x256: 0.26e9 multiply-adds instead of 4.6e9 a pass.
     return "plain" if platform is None else "composed"
 
 
