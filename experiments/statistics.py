@@ -186,7 +186,8 @@ def detectable(
     def missing(shift: float) -> float:
         return power(shift, 1.0, df, level) - wanted
 
-    return se * float(optimize.brentq(missing, 0.1, 200.0))  # pyright: ignore
+    most = 10 * float(stats.t.ppf(1 - level / 2, df)) + 10
+    return se * float(optimize.brentq(missing, 0.1, most))  # pyright: ignore
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -66,8 +66,10 @@ class Run:
             return files.read_image(Path(picture), channels)
         if isinstance(picture, Image.Image):
             picture = ImageOps.exif_transpose(picture)
-            if picture.mode in ("P", "CMYK", "YCbCr", "HSV", "LAB"):
+            if picture.mode in ("P", "PA", "CMYK", "YCbCr", "HSV", "LAB"):
                 picture = picture.convert("RGB")
+            elif picture.mode == "1":
+                picture = picture.convert("L")
         array = np.asarray(picture)
         if array.ndim not in (2, 3) or 0 in array.shape:
             raise ValueError(

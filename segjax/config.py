@@ -419,8 +419,9 @@ def _contradictions(config: Config) -> Iterable[str]:
     options = config.eval
     if not 0 <= options.overlap < 1:
         yield f"config.eval.overlap={options.overlap!r} must be 0 or more, below 1"
-    if options.margin < 0:
-        yield f"config.eval.margin={options.margin!r} must be 0 px or more"
+    for key in ("eval.margin", "logs.pictures", "data.workers", "data.cache_gb"):
+        if not get(config, key) >= 0:
+            yield f"config.{key}={get(config, key)!r} must be 0 or more"
     if not options.scales or not all(scale > 0 for scale in options.scales):
         yield f"config.eval.scales={options.scales!r} must be positive factors"
     low_high = config.augment.scale
@@ -581,17 +582,17 @@ def differences(ours: Config, theirs: Config) -> dict[str, tuple[Any, Any]]:
 # What a resumed run may change: nothing here touches the steps already made.
 RESUMABLE = (
     *("data.root", "data.check", "steps", "epochs"),
+    *("data.threads", "data.workers", "data.cache_gb"),
     *("eval.", "checkpoint.", "logs.", "guard.", "mesh."),
 )
 
 
-def check_resumable(config: Config, workdir: Path) -> None:
-    """Refuse to go on in the workdir of another experiment.
+def check_resumable(config: Config, stored: Config, place: str) -> None:
+    """Refuse to go on with another experiment's run, which ``place`` holds.
 
     Raises:
       ValueError: with the difference, one key = ours (theirs) each.
     """
-    stored = from_json((workdir / "config.json").read_text())
     changed = {
         key: values
         for key, values in differences(config, stored).items()
@@ -603,6 +604,6 @@ def check_resumable(config: Config, workdir: Path) -> None:
             for key, (ours, theirs) in changed.items()
         )
         raise ValueError(
-            f"--workdir {workdir} holds a run with another config: {text}; name "
-            "another --workdir or restore the config"
+            f"{place} holds a run with another config: {text}; name another one "
+            "or restore the config"
         )

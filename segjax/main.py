@@ -286,6 +286,16 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
             raise
         print(f"segjax: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:  # jax.errors.JaxRuntimeError, without importing jax
+        if args.traceback or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(
+            f"segjax: out of memory ({str(error).splitlines()[0][:200]}); less need a "
+            "smaller data.batch_size or data.image_size, optim.accumulate and "
+            "model.remat=True in training, a smaller eval.batch_size in evaluation",
+            file=sys.stderr,
+        )
+        return 2
     return code or 0
 
 

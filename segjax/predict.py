@@ -230,6 +230,12 @@ def _open(
     """
     if split:
         source = setup.open_split(parts.config, split)
+        if source.spec != parts.spec:
+            theirs, ours = (", ".join(s.spec.names[:20]) for s in (source, parts))
+            raise ValueError(
+                f"the classes of the data ({theirs}) are not those of the run "
+                f"({ours}); name the photographs by --input, which needs no labels"
+            )
         sizes = [partial(source.size, i) for i in range(len(source))]
         return inputs.split_entries(source, ENDINGS), sizes, len(source)
     sizes = [partial(files.image_size, i.path) for i in items if not i.is_video]

@@ -312,6 +312,10 @@ def save_description(workdir: Path, parts: Parts) -> None:
         write_text(workdir / name, text + "\n")
 
 
+# Of how images are prepared, which labels.json says of a trained network.
+_PREPARED = ("data.fit", "data.image_size", "data.mean", "data.std")
+
+
 def load_parts(
     workdir: Path,
     overrides: list[str],
@@ -320,17 +324,33 @@ def load_parts(
     """The parts of the run in a workdir.
 
     Raises:
-      ValueError: it is not a run's workdir.
+      ValueError: it is not a run's workdir, or labels.json is damaged, or an override
+        is of how images are prepared, which is as it was in training.
     """
     for name in ("config.json", "labels.json"):
         if not (workdir / name).is_file():
             raise ValueError(f"--workdir {workdir}: no {name}; is it a run's folder?")
     config = configs.from_json((workdir / "config.json").read_text())
+    trained = configs.from_json(configs.to_json(config))
     configs.override(config, overrides)
     configs.validate(config)
-    labels = json.loads((workdir / "labels.json").read_text())
-    pre = Preprocessing.from_dict(labels["preprocessing"])
-    spec = TASKS[config.task].spec.from_dict(labels)
+    for key in configs.differences(trained, config):
+        # The size of a rendered scene is the data's own.
+        own = key == "data.image_size" and config.data.name == "shapes"
+        if key in _PREPARED and not own:
+            raise ValueError(
+                f"--config.{key}: a trained network sees images prepared as it was "
+                f"trained, by {workdir / 'labels.json'}; train another run for that"
+            )
+    try:
+        labels = json.loads((workdir / "labels.json").read_text(encoding="utf-8"))
+        pre = Preprocessing.from_dict(labels["preprocessing"])
+        spec = TASKS[config.task].spec.from_dict(labels)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{workdir / 'labels.json'} is damaged ({type(error).__name__}: {error}); "
+            "copy it from another run of the same config and data"
+        ) from None
     return make_parts(config, spec, pre, devices)
 
 

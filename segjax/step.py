@@ -6,6 +6,7 @@ state of a generator.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -323,6 +324,28 @@ def make_train_step(
     )
 
 
+@dataclass(frozen=True)
+class EvalStep:
+    """(variables, batch) -> what ``score`` gives, in two programs.
+
+    ``network`` is compiled for the images' shape alone; only ``score``, which is small,
+    is compiled anew for labels of another.
+    """
+
+    network: Callable
+    score: Callable
+
+    def __call__(self, variables, batch):
+        """Run both."""
+        rest = {key: array for key, array in batch.items() if key != "image"}
+        scores = self.network(variables, batch["image"], batch["size"])
+        return self.score(scores, rest)
+
+    def lower(self, variables, batch):
+        """Both as one program, for its account."""
+        return jax.jit(self.__call__).lower(variables, batch)
+
+
 def make_eval_step(
     model: nn.Module,
     loss: Loss,
@@ -345,13 +368,15 @@ def make_eval_step(
     """
     platform = sharding.platform(mesh)
 
-    def eval_step(variables, batch):
-        images = prepare_eval(batch["image"], batch["size"], mean, std)
+    def network(variables, image, size):
+        images = prepare_eval(image, size, mean, std)
         images = jax.lax.with_sharding_constraint(
             images.astype(dtype), sharding.image_sharding(mesh)
         )
         variables = sharding.gathered(variables, mesh)
-        scores: Any = model.apply(variables, images, train=False, method="scores")
+        return model.apply(variables, images, train=False, method="scores")
+
+    def score(scores: Any, batch):
         label = batch["label"].astype(jnp.int32)
         logits = None
         if resize:
@@ -384,8 +409,16 @@ def make_eval_step(
         "loss": whole,
         "prediction": sharding.batch_sharding(mesh),
     }
+    where |= {"calibration": whole} if calibrate else {}
+    rows = sharding.batch_sharding(mesh)
+    if resize:
+        return EvalStep(
+            jax.jit(network, in_shardings=(None, rows, rows)),
+            jax.jit(score, in_shardings=(None, rows), out_shardings=where),
+        )
+    # Labels have the images' size: one program, whose scores need not be stored.
     return jax.jit(
-        eval_step,
-        in_shardings=(None, sharding.batch_sharding(mesh)),
-        out_shardings=where | ({"calibration": whole} if calibrate else {}),
+        EvalStep(network, score).__call__,
+        in_shardings=(None, rows),
+        out_shardings=where,
     )

@@ -76,7 +76,18 @@ class Segmentation:
 
     @staticmethod
     def loss(config: Config, spec: LabelSpec) -> Any:
-        """The config's loss, of label maps."""
+        """The config's loss, of label maps.
+
+        Raises:
+          ValueError: there is one class alone, of which the softmax is 1 whatever the
+            network says: loss 0, mIoU 1.
+        """
+        if spec.num_classes < 2:
+            raise ValueError(
+                f"the data has one class alone, {spec.names[0]}: every pixel is of it "
+                "and nothing is learnt; name the background as a class, too, instead "
+                "of ignoring it"
+            )
         names = config.loss.name
         known = (OPTIONS.get(name.strip(), ()) for name in names.split("+"))
         options = {key: config.loss[key] for of_one in known for key in of_one}

@@ -100,7 +100,9 @@ class Run:
         config, parts = self.config, self.parts
         resumed = (self.workdir / "config.json").is_file()
         if resumed:
-            configs.check_resumable(config, self.workdir)
+            text = (self.workdir / "config.json").read_text()
+            stored = configs.from_json(text)
+            configs.check_resumable(config, stored, f"--workdir {self.workdir}")
         warnings = [] if resumed else self.check_data()
         self.claim()
         if self.main_process:
@@ -128,6 +130,10 @@ class Run:
         if self.checkpoints.latest() is not None:
             self.state, self.step = self.checkpoints.restore(None, abstract)
             notes = self.checkpoints.notes(self.step)
+            if "config" in notes:  # of another run's in a directory shared by two
+                stored = configs.from_json(notes["config"])
+                place = f"checkpoint.directory {self.checkpoints.directory}"
+                configs.check_resumable(config, stored, place)
             self.logs.info(f"resuming {self.workdir} at step {self.step}")
         else:
             self.state, self.step = self.fresh_state(), 0
@@ -220,9 +226,21 @@ class Run:
             )
 
     def evaluate(self) -> None:
-        """Measure, and one line of metrics.jsonl about it."""
+        """Measure, and one line of metrics.jsonl about it.
+
+        What was trained is not lost to an image that cannot be read or does not fit in
+        memory: where a save is due, it comes first then.
+        """
         self.fetch()
-        self.measure()
+        try:
+            self.measure()
+        except Exception:
+            # Other processes are in the middle of their evaluation: alone only.
+            if self.step in self.save_steps and jax.process_count() == 1:
+                self.summary = {}
+                self.save()
+                self.checkpoints.wait()
+            raise
         self.logs.evaluation(
             self.step, self.config.data.eval_split, self.summary, self.spec.names
         )
@@ -243,6 +261,7 @@ class Run:
                     "line": self.line.to_dict(),
                     "skipped": self.skipped,
                     "seconds": self.seconds(),
+                    "config": configs.to_json(self.config),
                 },
             )
 

@@ -7,6 +7,7 @@ import pytest
 
 from segjax import config as configs
 from segjax import losses, optim, setup
+from segjax.batch import LabelSpec
 from segjax.data.shapes import Shapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -65,8 +66,10 @@ def test_overrides_reach_the_config_with_their_types():
         ),
         (
             ["eval.mode=slide", "eval.margin=-1"],
-            r"eval\.margin=-1 must be 0 px or more",
+            r"eval\.margin=-1 must be 0 or more",
         ),
+        (["logs.pictures=-1"], r"logs\.pictures=-1 must be 0 or more"),
+        (["data.workers=-1"], r"data\.workers=-1 must be 0 or more"),
         (["eval.mode=slide", "eval.window=(1,)"], r"window=\(1,\) must be an int or"),
         (["eval.scales=()"], r"eval\.scales=\(\) must be positive factors"),
         (["eval.mode=sliding"], r"not one of whole, slide; did you mean slide\?"),
@@ -213,3 +216,9 @@ def test_the_rate_of_stochastic_depth_reaches_the_encoder():
         config.model.encoder, config.model.drop_path = encoder, rate
         with pytest.raises(ValueError, match=f"drop_path is {rate} for {encoder}: "):
             setup.make_model(config, 2, 3, "cpu")
+
+
+def test_one_class_alone_is_refused():
+    spec = LabelSpec(("tumour",), ((255, 0, 0),), ignore=(0,))
+    with pytest.raises(ValueError, match="one class alone, tumour: .* background"):
+        setup.make_loss(configs.load(QUICK), spec)

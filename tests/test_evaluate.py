@@ -246,6 +246,18 @@ def test_mixed_sizes_compile_few_networks(workdir, mode, monkeypatch):
     assert (tally.sums["image_pixels"] > 0).all()
 
 
+def test_labels_of_mixed_sizes_compile_the_network_once(workdir):
+    """With data.fit=resize, whatever the labels' sizes: it sees one size of images."""
+    parts = setup.load_parts(workdir, [LABELS])
+    variables, _ = setup.restore_variables(parts, workdir, "latest")
+    source = Mixed(setup.open_split(parts.config, "val"))
+    step = parts.eval_step()
+    summary, _ = evaluate_split(parts, step, variables, source, sizes=source.sizes)
+    assert step.network._cache_size() == 1 < step.score._cache_size()
+    examples = map(source.__getitem__, range(len(source)))
+    assert summary["pixels"] == sum((x["label"] != IGNORE).sum() for x in examples)
+
+
 def test_every_devices_rows_are_taken():
     from segjax import evaluate as module
     from segjax import sharding

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
 import pytest
 
 from segjax import flags
@@ -47,6 +48,21 @@ def test_the_readmes_commands_parse():
 def test_an_unknown_command_is_answered_with_the_nearest(capsys):
     assert main(["evalute"]) == 2
     assert "did you mean evaluate?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["RESOURCE_EXHAUSTED: 9 GB\nmore", "INTERNAL: 1"])
+def test_out_of_memory_is_one_line_with_what_to_change(text, monkeypatch, capsys):
+    def fail(args, overrides):
+        raise jax.errors.JaxRuntimeError(text)
+
+    monkeypatch.setitem(RUN, "losses", fail)
+    if text.startswith("INTERNAL"):
+        with pytest.raises(jax.errors.JaxRuntimeError):
+            main(["losses"])
+        return
+    assert main(["losses"]) == 2
+    error = capsys.readouterr().err
+    assert "9 GB" in error and "eval.batch_size" in error and error.count("\n") == 1
 
 
 def test_help_lists_the_exit_codes(capsys):

@@ -347,3 +347,12 @@ def test_a_full_disk_is_one_line(run, tmp_path, capsys, full_disk):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "boxes.json cannot be written" in error
     assert [p for p in (tmp_path / "out").iterdir() if p.suffix == ".tmp"] == []
+
+
+def test_an_image_of_nan_is_named(run, tmp_path, capsys):
+    image = np.full((20, 20, 3), 0.5, np.float32)
+    image[:3, :4] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb")
+    wanted = ("--input", str(tmp_path / "a.tif"))
+    assert predicted(*wanted, output=tmp_path / "out") == 2
+    assert "a.tif: 12 of 400 pixels are NaN" in capsys.readouterr().err

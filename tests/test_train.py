@@ -239,6 +239,24 @@ def test_an_interrupt_in_a_save_leaves_a_good_checkpoint(tmp_path, monkeypatch, 
     assert find_damage(folder) is None and read_arrays(folder)["step"] == 2
 
 
+def test_an_evaluation_that_fails_costs_no_training(tmp_path, monkeypatch, capsys):
+    """Not even of a run that saves at its end only."""
+    options = ("checkpoint.every=None", "eval.every=None")
+    workdir = tmp_path / "run"
+
+    def refuse(run):
+        raise OSError(5, "Input/output error", "val/a.png")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Run, "measure", refuse)
+        assert main(arguments(workdir, *options)) == 2
+    assert "val/a.png" in capsys.readouterr().err
+    assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["4"]
+    assert main(arguments(workdir, *options)) == 0
+    assert "at step 4" in capsys.readouterr().out
+    assert json.loads((workdir / "result.json").read_text())["miou"] > 0
+
+
 def test_a_second_run_in_the_workdir_is_refused(finished, capsys):
     before = {p: p.stat().st_mtime_ns for p in finished[0].rglob("*")}
     with Lock(finished[0]):
@@ -287,6 +305,8 @@ def disk(tmp_path, full_disk):
         subprocess.run(["umount", str(folder)], check=True)
 
 
+# Orbax's writers that answer late find its event loop closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_is_one_line_and_costs_no_checkpoint(finished, disk, capsys):
     folder, left = disk
     workdir = folder / "run"
@@ -401,8 +421,17 @@ def test_another_config_in_the_same_workdir_is_refused(finished):
 
 
 def test_more_steps_and_other_logs_are_no_other_config(finished):
-    config = small("steps=9", "eval.every=3", "logs.every=5")
-    configs.check_resumable(config, finished[0])
+    config = small("steps=9", "eval.every=3", "logs.every=5", "data.workers=1")
+    stored = configs.from_json((finished[0] / "config.json").read_text())
+    configs.check_resumable(config, stored, "a")
+
+
+def test_another_runs_checkpoint_directory_is_refused(finished, tmp_path):
+    """Not gone on with from one's own workdir: its numbers would be the other's."""
+    shared = finished[0] / "checkpoints"
+    config = small("optim.lr=0.5", f"checkpoint.directory={shared}")
+    with pytest.raises(ValueError, match=r"checkpoint.directory .*optim\.lr is 0\.5"):
+        train.train(config, tmp_path / "other")
 
 
 def test_evaluate_gives_the_result_of_the_run(finished):

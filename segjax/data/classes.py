@@ -45,7 +45,7 @@ def read_classes(path: str | Path) -> tuple[LabelSpec, dict[Color, int]]:
             "proposes them from the masks"
         )
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); write {EXAMPLE}") from None
     try:

@@ -327,6 +327,13 @@ def _load_tiff(file: File, indices: bool) -> np.ndarray:
         # each JPEG strip has of its own.
         if page.compression in limits.JPEG:
             return _compressed_tiff(file, page, indices)
+        # CMYK, YCbCr and Lab are no RGB: Pillow knows what they mean.
+        if not indices and bands in (3, 4) and page.bitspersample == 8:
+            if page.photometric in (
+                *(tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.YCBCR),
+                *(tifffile.PHOTOMETRIC.CIELAB,),
+            ):
+                return _compressed_tiff(file, page, indices)
         limits.check_segments(series)
         try:
             array = series.asarray()

@@ -209,11 +209,22 @@ class Entry:
     read: Callable[[], tuple[np.ndarray, np.ndarray | None]]
 
 
+def _finite(image: np.ndarray, name: str) -> np.ndarray:
+    """The image; a network makes nothing but the first class of NaN."""
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        wrong = int((~np.isfinite(image)).any(axis=2).sum())
+        raise ValueError(
+            f"{name}: {wrong} of {image.shape[0] * image.shape[1]} pixels are NaN or "
+            "infinite; replace them (by 0, say)"
+        )
+    return image
+
+
 def file_entries(items: Sequence[Item], channels: int, every: int) -> Iterator[Entry]:
     """Entries of files; a video has one for each frame."""
 
     def image(path: Path):
-        return files.read_image(path, channels), None
+        return _finite(files.read_image(path, channels), str(path)), None
 
     def frame(pixels: np.ndarray, path: Path):
         if channels != pixels.shape[2]:
@@ -242,7 +253,7 @@ def split_entries(source: Source, endings: Sequence[str]) -> Iterator[Entry]:
 
     def read(index: int):
         example = source[index]
-        return example["image"], example["label"]
+        return _finite(example["image"], example["id"]), example["label"]
 
     ids = [str(name) for name in source.ids()]
     paths = [PurePosixPath(f"{name}.png") for name in ids]

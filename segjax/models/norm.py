@@ -15,10 +15,14 @@ class Norm(nn.Module):
     """Normalisation with ``scale`` and ``bias`` [C], and optionally the ReLU after it.
 
     ``kind``: "batch" (collection ``batch_stats`` with ``mean`` and ``var`` as torch
-    keeps them: momentum 0.9, unbiased variance), "group" (32 groups, or the largest
-    divisor of C below), "layer" (over the channels of each pixel), "none" (only the
-    ReLU; its convolutions have a bias then). ``groups`` are those of the batch over
-    which "batch" takes its statistics in training.
+    keeps them: momentum 0.9, unbiased variance), "group" (as many groups as the
+    greatest common divisor of C and 32: 16 of 48 channels), "layer" (over the channels
+    of each pixel), "none" (only the ReLU; its convolutions have a bias then).
+    ``groups`` are those of the batch over which "batch" takes its statistics in
+    training.
+
+    Raises:
+      ValueError: "batch" in training has one value for each channel.
     """
 
     kind: str = "batch"
@@ -73,7 +77,14 @@ class Norm(nn.Module):
         )
         if not self.is_initializing():
             count = x.size // scale.size // self.groups
-            unbiased = now_var * (count / max(count - 1, 1))
+            if count == 1:
+                raise ValueError(
+                    f"{'/'.join(self.path)}: batch norm over one value, which it makes "
+                    "0 whatever it is: take a larger data.batch_size, a smaller "
+                    "optim.accumulate, model.norm_group=all, larger images or "
+                    "model.norm=group"
+                )
+            unbiased = now_var * (count / (count - 1))
             keep = self.momentum
             mean.value = (keep * mean.value + (1 - keep) * now_mean).astype(dtype)
             var.value = (keep * var.value + (1 - keep) * unbiased).astype(dtype)

@@ -163,6 +163,8 @@ def _array(value: Any) -> np.ndarray:
     """A NumPy array from anything that is one or can become one (a torch tensor)."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # of which NumPy has none
+            value = value.float()
     if hasattr(value, "numpy"):
         value = value.numpy()
     return np.asarray(value)

@@ -263,3 +263,14 @@ def test_other_bad_files(tmp_path, monkeypatch):
 def test_bytes_take_the_given_name():
     with pytest.raises(ValueError, match="record 3: unreadable"):
         read_mask(b"\x89PNG", name="record 3")
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_cmyk_tiff_becomes_rgb(tmp_path, compression):
+    """Whatever decoders are installed; its fourth band is black, no alpha."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (9, 11, 3)).astype(np.uint8)
+    path = tmp_path / "a.tif"
+    Image.fromarray(image).convert("CMYK").save(path, compression=compression)
+    np.testing.assert_array_equal(read_image(path, 3), image)
+    assert read_image(path).shape == (9, 11, 3)

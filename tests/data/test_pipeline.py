@@ -233,6 +233,12 @@ def test_examples_that_break_the_contract_are_named():
         batches(Mixed(4), 1)
     with pytest.raises(ValueError, match=r"example_\d: the image has 1 channels"):
         batches(Grey(4), 1)
+    mixed = Mixed(4, sizes=((6, 8),))
+    schedule = eval_schedule(
+        [(6, 8)] * 4, batch_size=2, bucket=8, buffer=None, fit="pad"
+    )
+    with pytest.raises(ValueError, match="example_1 is uint16 but the image before it"):
+        next(eval_batches(mixed, schedule, batch_size=2))
 
 
 def test_unknown_sources_are_answered_with_the_nearest():

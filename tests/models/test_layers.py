@@ -24,7 +24,7 @@ def test_running_statistics_are_torchs():
     np.testing.assert_allclose(y[:, 0, 0, 0], [1, 2, 3, 6], 1e-4)
 
 
-def test_group_norm_takes_the_largest_divisor_up_to_32():
+def test_group_norm_takes_the_common_divisor_with_32():
     x = jax.random.normal(jax.random.key(0), (1, 2, 2, 48))
     norm = Norm(kind="group")
     y = norm.apply(norm.init(jax.random.key(0), x, True), x, True)

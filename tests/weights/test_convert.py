@@ -14,6 +14,7 @@ from segjax.models import build
 from segjax.weights import load_torch, to_torch
 from segjax.weights.braces import braces
 from segjax.weights.naming import Layout, detect
+from tests.requirements import require_parity
 from tests.weights.torch_save import contiguous, dump, save, torch_names, write_zip
 
 __all__ = ["save", "torch_names"]  # fixtures
@@ -78,6 +79,15 @@ def test_any_array_and_any_float_become_the_models_dtype(model, variables):
     assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
     for a, b in zip(leaves, jax.tree.leaves(variables), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-2)
+
+
+@pytest.mark.parity
+def test_torchs_own_bfloat16_tensors_are_taken(model, variables):
+    torch = require_parity("torch")
+    state = {k: torch.from_numpy(v) for k, v in to_torch(model, variables).items()}
+    half = {k: v.bfloat16() if v.is_floating_point() else v for k, v in state.items()}
+    exact = jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16).astype("f"), variables)
+    assert_equal(load_torch(model, half), exact)
 
 
 def test_one_error_lists_all_that_does_not_fit(model, variables):
