@@ -17,8 +17,11 @@ from segjax.classify import evaluate_images
 from segjax.data import evaluation
 from segjax.metrics import Confusion, Tally, calibration_rows
 from segjax.tasks import Segmentation
-from segjax.views import Size
+from segjax.views import Size, rounded_up
 from segjax.writing import write_text
+
+LOGITS = 2**30
+"""Bytes of a batch's logits on a device in evaluation (:func:`rows_that_fit`)."""
 
 
 def _fetch(predictions: jax.Array) -> np.ndarray:
@@ -89,10 +92,31 @@ def evaluate_split(
     return summary, shown
 
 
+def rows_that_fit(
+    batch_size: int, sizes: Sequence[Size], classes: int, devices: int, bucket: int
+) -> int:
+    """The rows of a batch, ``batch_size`` or fewer, whose logits a device can hold.
+
+    Logits are float32 at the labels' size (12 megapixels of 20 classes are 0.9 GiB),
+    and the step holds them some four times; LOGITS bounds those of a device, but for
+    one row. ``devices`` divides the result as it divides ``batch_size``.
+    """
+    padded = (rounded_up(size, bucket) for size in set(sizes))
+    largest = max((height * width for height, width in padded), default=1)
+    return min(batch_size, max(LOGITS // (4 * classes * largest), 1) * devices)
+
+
 def _batches_of_wholes(
     parts: setup.Parts, source: Source, sizes: Sequence[Size], batch_size: int
 ) -> Iterator[tuple[evaluation.EvalGroup, Batch]]:
     """The share of this process in the batches of images seen whole."""
+    batch_size = rows_that_fit(
+        batch_size,
+        sizes,
+        parts.spec.num_classes,
+        sharding.batch_parts(parts.mesh),
+        parts.config.eval.bucket,
+    )
     schedule = evaluation.eval_schedule(
         sizes,
         batch_size=batch_size,

@@ -140,6 +140,8 @@ class Run:
         self.logs.truncate_after(self.step)
         self.earlier_seconds = notes.get("seconds", 0.0)
         self.skipped = notes.get("skipped", 0)
+        self.best: float | None = notes.get("best")
+        self.improved = False
         self.meter = logs.Meter()
         self.line = LogLine.from_dict(notes.get("line", {}))
         self.is_finite = jax.jit(guards.is_finite)
@@ -244,6 +246,15 @@ class Run:
         self.logs.evaluation(
             self.step, self.config.data.eval_split, self.summary, self.spec.names
         )
+        score = self.summary.get(self.parts.task.metric)
+        self.improved = score is not None and (self.best is None or score > self.best)
+        if self.improved:
+            self.best = score
+
+    def wants_save(self) -> bool:
+        """At the steps of checkpoint.every, and where the best so far was measured."""
+        best = self.improved and self.config.checkpoint.keep_best > 0
+        return self.step in self.save_steps or (best and self.step in self.eval_steps)
 
     def save(self) -> None:
         """A checkpoint, written while training goes on."""
@@ -260,6 +271,7 @@ class Run:
                 notes={
                     "line": self.line.to_dict(),
                     "skipped": self.skipped,
+                    "best": self.best,
                     "seconds": self.seconds(),
                     "config": configs.to_json(self.config),
                 },
@@ -328,7 +340,7 @@ class Run:
                 self.log()
             if self.step in self.eval_steps:
                 self.evaluate()
-            if self.step in self.save_steps:
+            if self.wants_save():
                 self.save()
             if self.step < self.total and stopping.due(self.step):
                 self.stop()

@@ -22,7 +22,7 @@ from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from segjax.checkpoint import Checkpoints, find_step, restore_params
-from segjax.checkpoint.reading import quiet_late_writes
+from segjax.checkpoint.reading import one_line, quiet_late_writes
 
 
 @struct.dataclass
@@ -524,3 +524,14 @@ def test_the_digest_lists_what_is_on_disk(run):
     on_disk = {n: (folder / n).stat().st_size for n in files_of(folder)}
     del on_disk["digest.json"]
     assert {name: size for name, (size, _) in digest.items()} == on_disk
+
+
+def test_a_long_error_keeps_the_systems_reason():
+    text = f"UNKNOWN: {'a' * 300} No space left on device {'b' * 300}"
+    told = one_line(ValueError(f"{text} [os_error_code='28']"))
+    assert told.startswith("No space left on device: UNKNOWN") and len(told) < 300
+    assert one_line(ValueError("short\nand [os_error_code='28']")).startswith(
+        "No space"
+    )
+    assert one_line(ValueError("two\n lines")) == "two lines"
+    assert one_line(KeyError()) == "KeyError"

@@ -258,6 +258,44 @@ def test_labels_of_mixed_sizes_compile_the_network_once(workdir):
     assert summary["pixels"] == sum((x["label"] != IGNORE).sum() for x in examples)
 
 
+@pytest.mark.parametrize(
+    "batch, size, classes, devices, rows",
+    [
+        (8, (3000, 4000), 8, 1, 2),  # 0.36 GiB an image
+        (8, (3000, 4000), 100, 1, 1),
+        (8, (3000, 4000), 8, 4, 8),
+        (16, (3000, 4000), 100, 8, 8),
+        (8, (360, 480), 11, 1, 8),
+    ],
+)
+def test_rows_of_a_batch_whose_logits_fit(batch, size, classes, devices, rows):
+    from segjax import evaluate as module
+
+    sizes = [(8, 8), size]
+    assert module.rows_that_fit(batch, sizes, classes, devices, 32) == rows
+
+
+def test_fewer_rows_at_a_time_score_alike(workdir, monkeypatch):
+    from segjax import evaluate as module
+    from segjax import sharding
+
+    wanted = evaluate(workdir, [LABELS], checkpoint="latest")
+    taken = []
+    original = module.evaluation.eval_batches
+
+    def watched(source, schedule, *, batch_size, **options):
+        taken.append(batch_size)
+        return original(source, schedule, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(module.evaluation, "eval_batches", watched)
+    monkeypatch.setattr(module, "LOGITS", 1)
+    found = evaluate(workdir, [LABELS], checkpoint="latest")
+    mesh = setup.load_parts(workdir, [LABELS]).mesh
+    assert taken == [sharding.batch_parts(mesh)]
+    for key in ("pixels", "iou_per_class", "examples"):
+        assert found[key] == wanted[key]
+
+
 def test_every_devices_rows_are_taken():
     from segjax import evaluate as module
     from segjax import sharding

@@ -95,8 +95,13 @@ def lines_of(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def assert_same_runs(workdir: Path, wanted: Path) -> None:
-    """Log, result and state agree but for rounding and times."""
+def assert_same_runs(
+    workdir: Path, wanted: Path, of_largest: float | None = None
+) -> None:
+    """Log, result and state agree but for rounding and times.
+
+    ``of_largest``: the state's values by this share of each tensor's largest.
+    """
     found, lines = lines_of(workdir), lines_of(wanted)
     assert [(x["step"], x["split"]) for x in found] == [
         (x["step"], x["split"]) for x in lines
@@ -111,7 +116,10 @@ def assert_same_runs(workdir: Path, wanted: Path) -> None:
     states = [checkpoint_arrays(w) for w in (workdir, wanted)]
     assert states[0].keys() == states[1].keys()
     for name, array in states[1].items():
-        np.testing.assert_allclose(states[0][name], array, **CLOSE, err_msg=name)
+        close = CLOSE
+        if of_largest is not None:
+            close = {"rtol": 0, "atol": of_largest * np.abs(array).max(initial=1e-3)}
+        np.testing.assert_allclose(states[0][name], array, **close, err_msg=name)
 
 
 def checkpoint_arrays(workdir: Path) -> dict[str, np.ndarray]:
@@ -180,12 +188,19 @@ def test_one_process_becomes_two_four_and_one_again(tmp_path):
 
 @pytest.mark.slow
 def test_all_axes_over_two_processes(tmp_path):
-    """2 processes of 4 devices: data x fsdp x spatial."""
+    """2 processes of 4 devices: data x fsdp x spatial.
+
+    Losses and gradient norms to 1e-9 (they agree to 5e-12), the state to 1e-7 of each
+    tensor's largest value: behind eight batch norms the first convolution's gradient
+    has 1.2e-8 of other rounding by the fourth step. Not of 16x16 images, whose deepest
+    maps are one pixel, nor by Adam, which divides gradients that are all rounding.
+    """
     workdir, straight = tmp_path / "axes", tmp_path / "straight"
     axes = ("mesh.data=2", "mesh.fsdp=2", "mesh.spatial=2")
-    Processes(workdir, 2, 4, *axes, devices=4).succeed()
-    Processes(straight, 1, 4).succeed()
-    assert_same_runs(workdir, straight)
+    both = ("data.image_size=(64, 64)", "optim.name=sgd", "optim.lr=0.05")
+    Processes(workdir, 2, 4, *both, *axes, devices=4).succeed()
+    Processes(straight, 1, 4, *both).succeed()
+    assert_same_runs(workdir, straight, of_largest=1e-7)
 
 
 @pytest.mark.slow

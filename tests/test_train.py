@@ -239,6 +239,25 @@ def test_an_interrupt_in_a_save_leaves_a_good_checkpoint(tmp_path, monkeypatch, 
     assert find_damage(folder) is None and read_arrays(folder)["step"] == 2
 
 
+def test_the_best_is_kept_where_nothing_else_is_saved(tmp_path, monkeypatch):
+    """Evaluated at every step, saved at the end only; the second step is the best."""
+    scores = iter((0.1, 0.4, 0.3, 0.2))
+    original = train.Run.measure
+
+    def measure(run):
+        original(run)
+        run.summary["miou"] = next(scores)
+
+    monkeypatch.setattr(train.Run, "measure", measure)
+    workdir = tmp_path / "run"
+    every = ("eval.every=1", "checkpoint.every=None", "checkpoint.keep=1")
+    result = train.train(small(*every), workdir)
+    assert result["best_step"] == 2
+    kept = {p.name for p in (workdir / "checkpoints").iterdir()}
+    assert kept == {"2", "4"}
+    assert find_step(workdir, "best").name == "2"
+
+
 def test_an_evaluation_that_fails_costs_no_training(tmp_path, monkeypatch, capsys):
     """Not even of a run that saves at its end only."""
     options = ("checkpoint.every=None", "eval.every=None")

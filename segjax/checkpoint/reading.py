@@ -1,6 +1,8 @@
 """Reading a checkpoint through orbax: what it holds, whether it fits, its arrays."""
 
 import logging
+import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -55,9 +57,15 @@ def quiet_late_writes() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, short enough for a line: storage's reasons stand at the end."""
+    """What went wrong, short enough for a line: storage's reasons stand at the end.
+
+    TensorStore may have the system's reason in the middle, and its number after it.
+    """
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 240 else f"{text[:110]} ... {text[-120:]}"
+    short = text if len(text) <= 240 else f"{text[:110]} ... {text[-120:]}"
+    number = re.search(r"os_error_code='(\d+)'", text)
+    reason = os.strerror(int(number[1])) if number else ""
+    return short if reason in short else f"{reason}: {short}"
 
 
 def barrier(name: str) -> None:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from segjax.models.layers import Conv
 from segjax.models.norm import Norm
@@ -22,6 +23,17 @@ def test_running_statistics_are_torchs():
     np.testing.assert_allclose(y[:, 0, 0, 0], np.array([-2, -1, 0, 3]) / 3.5**0.5, 1e-5)
     y = norm.apply(variables, x, False)
     np.testing.assert_allclose(y[:, 0, 0, 0], [1, 2, 3, 6], 1e-4)
+
+
+@pytest.mark.parametrize("groups, images", [(1, 1), (4, 4)])
+def test_batch_norm_over_one_value_is_refused(groups, images):
+    """It is 0 whatever the value is, and the running variance would become 0."""
+    x = jnp.ones((images, 1, 1, 3))
+    norm = Norm(groups=groups)
+    variables = norm.init(jax.random.key(0), x, True)
+    with pytest.raises(ValueError, match="over one value, .* model.norm=group"):
+        norm.apply(variables, x, True, mutable=["batch_stats"])
+    norm.apply(variables, x, False)
 
 
 def test_group_norm_takes_the_common_divisor_with_32():
