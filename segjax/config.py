@@ -587,15 +587,17 @@ RESUMABLE = (
 )
 
 
-def check_resumable(config: Config, stored: Config, place: str) -> None:
+def check_resumable(config: Config, text: str, place: str) -> None:
     """Refuse to go on with another experiment's run, which ``place`` holds.
+
+    ``text`` is that run's config, as :func:`to_json` writes it.
 
     Raises:
       ValueError: with the difference, one key = ours (theirs) each.
     """
     changed = {
         key: values
-        for key, values in differences(config, stored).items()
+        for key, values in differences(config, from_json(text)).items()
         if not key.startswith(RESUMABLE)
     }
     if changed:

@@ -1,7 +1,8 @@
 """Pictures of labels: palettes, overlays, legends. Plain NumPy and Pillow."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -111,6 +112,28 @@ def triptych(
         for image, truth, prediction in rows
     ]
     return panels(coloured, spec)
+
+
+def draw_examples(
+    folder: Path,
+    examples: Any,
+    predictions: Mapping[int, np.ndarray],
+    spec: LabelSpec,
+) -> np.ndarray:
+    """Write a :func:`triptych` of each example, and overview.png; returns the latter.
+
+    ``examples[i]`` has ``id``, ``image`` and ``label``, ``predictions[i]`` uint8[h, w].
+    """
+    rows = []
+    for index, prediction in sorted(predictions.items()):
+        example = examples[index]
+        image = display_image(example["image"])
+        rows.append((image, example["label"], prediction))
+        picture = triptych([rows[-1]], spec)
+        write_png(folder / f"{Path(example['id']).name}.png", picture)
+    overview = triptych(rows, spec)
+    write_png(folder / "overview.png", overview)
+    return overview
 
 
 def panels(rows: Sequence[Sequence[np.ndarray]], spec: LabelSpec) -> np.ndarray:

@@ -6,7 +6,8 @@ splits large parameters and their optimizer state; ``spatial`` splits image rows
 global batch, so a run means the same on any mesh.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -153,3 +154,19 @@ def one_behind(items: Iterable[T]) -> Iterator[T]:
         yield from held
         held = [item]
     yield from held
+
+
+def on_devices(
+    batches: Iterable, mesh: Mesh, stall: Callable[[], Any], ahead: int = 2
+) -> Iterator:
+    """Batches on the mesh, ``ahead`` of them under way while the devices compute.
+
+    ``stall()`` is a context in which the next batch is waited for.
+    """
+    batches, queue = iter(batches), deque()
+    while True:
+        while len(queue) <= ahead:
+            with stall():
+                batch = next(batches)
+            queue.append(to_devices(batch, mesh))
+        yield queue.popleft()

@@ -346,6 +346,17 @@ class EvalStep:
         return jax.jit(self.__call__).lower(variables, batch)
 
 
+def _eval_outputs(mesh: Mesh, calibrate: bool) -> dict[str, Any]:
+    """Where an eval step's results lie: sums on every device, predictions by rows."""
+    whole = sharding.replicated(mesh)
+    where = {
+        "confusion": whole,
+        "loss": whole,
+        "prediction": sharding.batch_sharding(mesh),
+    }
+    return where | ({"calibration": whole} if calibrate else {})
+
+
 def make_eval_step(
     model: nn.Module,
     loss: Loss,
@@ -403,13 +414,7 @@ def make_eval_step(
             out["calibration"] = calibration_rows(jax.nn.softmax(logits), label)
         return out
 
-    whole = sharding.replicated(mesh)
-    where = {
-        "confusion": whole,
-        "loss": whole,
-        "prediction": sharding.batch_sharding(mesh),
-    }
-    where |= {"calibration": whole} if calibrate else {}
+    where = _eval_outputs(mesh, calibrate)
     rows = sharding.batch_sharding(mesh)
     if resize:
         return EvalStep(

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -72,3 +73,13 @@ class Stopping:
 
             return multihost_utils.reached_preemption_sync_point(step)
         return self.told
+
+
+def next_batch(feed: Iterator, stopping: Stopping) -> Any:
+    """The next batch; None where SIGTERM ended the processes that load it, too."""
+    try:
+        return next(feed)
+    except RuntimeError:
+        if not stopping.told:
+            raise
+        return None

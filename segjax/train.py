@@ -4,8 +4,6 @@ import json
 import shlex
 import sys
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from segjax import cache, card, checkpoint, guards, logs, setup, sharding
+from segjax import cache, card, checkpoint, guards, logs, setup
 from segjax import config as configs
 from segjax import step as steps
 from segjax.batch import LabelSpec
@@ -25,30 +23,10 @@ from segjax.evaluate import evaluate_split
 from segjax.lock import Lock
 from segjax.log_line import LogLine, introduction
 from segjax.preprocessing import preprocessing
-from segjax.stopping import Stopping, Terminated
+from segjax.sharding import on_devices
+from segjax.stopping import Stopping, Terminated, next_batch
 from segjax.warm import warm_start
 from segjax.writing import write_text, writing
-
-
-def on_devices(batches: Iterable, mesh, meter: logs.Meter, ahead: int = 2) -> Iterator:
-    """Batches on the mesh, ``ahead`` of them under way while the devices compute."""
-    batches, queue = iter(batches), deque()
-    while True:
-        while len(queue) <= ahead:
-            with meter.stall():
-                batch = next(batches)
-            queue.append(sharding.to_devices(batch, mesh))
-        yield queue.popleft()
-
-
-def next_batch(feed: Iterator, stopping: Stopping) -> Any:
-    """The next batch; None where SIGTERM ended the processes that load it, too."""
-    try:
-        return next(feed)
-    except RuntimeError:
-        if not stopping.told:
-            raise
-        return None
 
 
 class Run:
@@ -101,8 +79,7 @@ class Run:
         resumed = (self.workdir / "config.json").is_file()
         if resumed:
             text = (self.workdir / "config.json").read_text()
-            stored = configs.from_json(text)
-            configs.check_resumable(config, stored, f"--workdir {self.workdir}")
+            configs.check_resumable(config, text, f"--workdir {self.workdir}")
         warnings = [] if resumed else self.check_data()
         self.claim()
         if self.main_process:
@@ -131,9 +108,8 @@ class Run:
             self.state, self.step = self.checkpoints.restore(None, abstract)
             notes = self.checkpoints.notes(self.step)
             if "config" in notes:  # of another run's in a directory shared by two
-                stored = configs.from_json(notes["config"])
                 place = f"checkpoint.directory {self.checkpoints.directory}"
-                configs.check_resumable(config, stored, place)
+                configs.check_resumable(config, notes["config"], place)
             self.logs.info(f"resuming {self.workdir} at step {self.step}")
         else:
             self.state, self.step = self.fresh_state(), 0
@@ -301,18 +277,11 @@ class Run:
             )
             self.logs.image(self.step, "predictions", sheet)
             return folder / "overview.png"
-        spec = cast(LabelSpec, self.spec)
-        rows = []
-        for index, prediction in sorted(self.pictures.items()):
-            example = self.eval_source[index]
-            image = inference.display_image(example["image"])
-            rows.append((image, example["label"], prediction))
-            picture = inference.triptych([rows[-1]], spec)
-            name = Path(example["id"]).name
-            inference.write_png(folder / f"{name}.png", picture)
-        overview = inference.triptych(rows, spec)
+        overview = inference.draw_examples(
+            folder, self.eval_source, self.pictures, cast(LabelSpec, self.spec)
+        )
         self.logs.image(self.step, "predictions", overview)
-        return inference.write_png(folder / "overview.png", overview)
+        return folder / "overview.png"
 
     def seconds(self) -> float:
         """Wall time of the run so far, earlier sessions included."""
@@ -324,7 +293,7 @@ class Run:
             feed = on_devices(
                 setup.train_batches(self.config, self.train_source, self.step),
                 self.parts.mesh,
-                self.meter,
+                self.meter.stall,
             )
             batch = next(feed)
             self.compile(batch)
