@@ -330,8 +330,8 @@ def load_parts(
     for name in ("config.json", "labels.json"):
         if not (workdir / name).is_file():
             raise ValueError(f"--workdir {workdir}: no {name}; is it a run's folder?")
-    config = configs.from_json((workdir / "config.json").read_text())
-    trained = configs.from_json(configs.to_json(config))
+    text = (workdir / "config.json").read_text()
+    config, trained = configs.from_json(text), configs.from_json(text)
     configs.override(config, overrides)
     configs.validate(config)
     for key in configs.differences(trained, config):

@@ -24,19 +24,22 @@ class Dense(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
+        """Kernel and bias in the compute dtype, for ``channels`` input channels."""
+        shape = (channels, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        if not self.use_bias:
+            return kernel.astype(self.dtype), None
+        bias = self.param("bias", self.bias_init, shape[1:], self.param_dtype)
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x[..., Ci] -> [..., Co] in the compute dtype."""
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel, bias = self.weights(x.shape[-1])
         # Two dimensions: XLA:CPU transposes the operand for more.
-        flat = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        y = lax.dot(flat, kernel.astype(self.dtype))
-        if self.use_bias:
-            bias = self.param(
-                "bias", self.bias_init, (self.features,), self.param_dtype
-            )
-            y = y + bias.astype(self.dtype)[None]
+        y = lax.dot(x.astype(self.dtype).reshape(-1, x.shape[-1]), kernel)
+        y = y if bias is None else y + bias[None]
         return y.reshape(*x.shape[:-1], self.features)
 
 
@@ -44,12 +47,9 @@ class DenseWeights(Dense):
     """A :class:`Dense` layer's parameters, to be applied together with others."""
 
     @nn.compact
-    def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:  # type: ignore[override]
-        """``kernel`` [channels, Co] and ``bias`` [Co] in the compute dtype."""
-        shape = (channels, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = self.param("bias", self.bias_init, shape[1:], self.param_dtype)
-        return kernel.astype(self.dtype), bias.astype(self.dtype)
+    def __call__(self, channels: int) -> Any:  # type: ignore[override]
+        """What :meth:`weights` returns."""
+        return self.weights(channels)
 
 
 class LayerNorm(nn.Module):

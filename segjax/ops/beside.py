@@ -89,6 +89,17 @@ def pieces(
     return found
 
 
+def result_size(x, kernel, strides: Pair, padding, dilation: Pair) -> Pair:
+    """(height, width) of the convolution of x[B, H, W, Ci] with kernel[kh, kw, .]."""
+    height, width = (
+        (x.shape[i + 1] + sum(padding[i]) - dilation[i] * (kernel.shape[i] - 1) - 1)
+        // strides[i]
+        + 1
+        for i in (0, 1)
+    )
+    return height, width
+
+
 def beside(x, kernel, strides: Pair, padding, dilation: Pair, count: int, parts: int):
     """The convolution (one group), ``count`` images by ``parts`` of rows at a time.
 
@@ -97,10 +108,7 @@ def beside(x, kernel, strides: Pair, padding, dilation: Pair, count: int, parts:
     """
     b, c_out = len(x), kernel.shape[3]
     reach = [dilation[i] * (kernel.shape[i] - 1) for i in (0, 1)]
-    height, width = (
-        (x.shape[i + 1] + sum(padding[i]) - reach[i] - 1) // strides[i] + 1
-        for i in (0, 1)
-    )
+    height, width = result_size(x, kernel, strides, padding, dilation)
     # Whole strides wide, so that each image's pixels are met as in a map of its own.
     spare = -(x.shape[2] + sum(padding[1])) % strides[1]
     left, right = padding[1]

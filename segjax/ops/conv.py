@@ -9,7 +9,7 @@ from jax import lax
 
 from segjax.ops import filter_gradient, table
 from segjax.ops.apart import apart
-from segjax.ops.beside import beside
+from segjax.ops.beside import beside, result_size
 from segjax.ops.depthwise import depthwise
 from segjax.ops.resize import resize_nearest
 from segjax.ops.shift import shift
@@ -94,12 +94,7 @@ def _plain(x, kernel, strides, padding, dilation, groups=1):
 
 def _shared(x, kernel, strides, padding, dilation):
     """One group on a CPU: in pieces side by side where all cores need them."""
-    size = tuple(
-        (x.shape[i + 1] + sum(padding[i]) - dilation[i] * (kernel.shape[i] - 1) - 1)
-        // strides[i]
-        + 1
-        for i in (0, 1)
-    )
+    size = result_size(x, kernel, strides, padding, dilation)
     count, parts = table.beside(x.dtype, x.shape[0], size, kernel.shape, dilation)
     if (count, parts) == (1, 1):
         return _plain(x, kernel, strides, padding, dilation)
@@ -168,9 +163,8 @@ def _conv_gemm_backward(strides, padding, dilation, formulation, residuals, g):
     # Apart, or else every shifted copy computes what made x and g anew.
     shape = kernel.shape
     dk = apart(lambda x, g: gradient(x, g, shape, strides, padding, dilation), x, g)
-    return _input_gradient(x, kernel, g, strides, padding, dilation), dk.astype(
-        kernel.dtype
-    )
+    dx = _input_gradient(x, kernel, g, strides, padding, dilation)
+    return dx, dk.astype(kernel.dtype)
 
 
 def _input_gradient(x, kernel, g, strides, padding, dilation):
