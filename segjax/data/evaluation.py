@@ -8,6 +8,7 @@ import numpy as np
 from segjax.batch import IGNORE, Batch, Source
 from segjax.data.pipeline import (
     check_not_empty,
+    check_type,
     checked,
     fit_size,
     in_background,
@@ -92,11 +93,7 @@ class _EvalBatch:
                     f"{example['id']}: the label is {label.shape}, larger than the "
                     f"{group.label_shape} that its header promised"
                 )
-            if images and image.dtype != images[0].dtype:
-                raise ValueError(
-                    f"{example['id']} is {image.dtype} but the image before it "
-                    f"{images[0].dtype}; convert the images to one type"
-                )
+            check_type(example["id"], image, images)
             images.append(resize_image(image, group.sizes[row]))
             labels.append(label)
         return group, self._padded(group, images, labels)

@@ -328,12 +328,11 @@ def _load_tiff(file: File, indices: bool) -> np.ndarray:
         if page.compression in limits.JPEG:
             return _compressed_tiff(file, page, indices)
         # CMYK, YCbCr and Lab are no RGB: Pillow knows what they mean.
-        if not indices and bands in (3, 4) and page.bitspersample == 8:
-            if page.photometric in (
-                *(tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.YCBCR),
-                *(tifffile.PHOTOMETRIC.CIELAB,),
-            ):
-                return _compressed_tiff(file, page, indices)
+        colours = tifffile.PHOTOMETRIC
+        other = (colours.SEPARATED, colours.YCBCR, colours.CIELAB)
+        eight = page.bitspersample == 8 and bands in (3, 4)
+        if not indices and eight and page.photometric in other:
+            return _compressed_tiff(file, page, indices)
         limits.check_segments(series)
         try:
             array = series.asarray()

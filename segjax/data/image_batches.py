@@ -7,6 +7,7 @@ import numpy as np
 from segjax.batch import NO_CLASS, Batch, Source
 from segjax.data.pipeline import (
     check_not_empty,
+    check_type,
     checked,
     in_background,
     process_rows,
@@ -52,11 +53,7 @@ class _ImageBatch:
         for row in self.rows[: max(0, len(indices) - self.rows.start)]:
             example = self.source[indices[row]]
             image, label = checked(example, self.source.channels)
-            if images and image.dtype != images[0].dtype:
-                raise ValueError(
-                    f"{example['id']} is {image.dtype} but the image before it "
-                    f"{images[0].dtype}; convert the images to one type"
-                )
+            check_type(example["id"], image, images)
             images.append(whole_or_centre(image, self.size, self.crop))
             labels.append(int(label))
         missing = len(self.rows) - len(images)

@@ -163,6 +163,19 @@ def stack(
     return stacked, np.array([array.shape[:2] for array in arrays], np.int32)
 
 
+def check_type(name: str, image: np.ndarray, before: Sequence[np.ndarray]) -> None:
+    """Refuse an image that :func:`stack` would cast to the type of those before it.
+
+    Raises:
+      ValueError: with both types.
+    """
+    if before and image.dtype != before[0].dtype:
+        raise ValueError(
+            f"{name} is {image.dtype} but the image before it "
+            f"{before[0].dtype}; convert the images to one type"
+        )
+
+
 def process_rows(batch_size: int, process_index: int, process_count: int) -> range:
     """The rows of a global batch that a process loads: its p-th equal part.
 
