@@ -4,7 +4,7 @@
 localize.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,14 @@ def evaluate_images(
     config = parts.config
     batch_size = config.eval.batch_size or config.data.batch_size
     sharding.check_batch_size("config.eval.batch_size", batch_size, parts.mesh)
+    share = sharding.batch_share(parts.mesh)
     batches = image_batches(
         source,
         batch_size=batch_size,
         size=parts.pre.image_size,
         crop=central_crop(parts),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share.index,
+        process_count=share.count,
         threads=config.data.threads,
     )
     outcomes, wanted, shown = Outcomes(parts.spec.num_classes), set(show), {}
@@ -105,7 +106,9 @@ def sheet(
     return np.asarray(picture)
 
 
-def draw(source: Source, predictions: dict[int, np.ndarray], path: Path) -> np.ndarray:
+def draw(
+    source: Source, predictions: Mapping[int, np.ndarray], path: Path
+) -> np.ndarray:
     """Write the sheet of a split's shown examples as PNG; returns it."""
     rows = []
     for index, prediction in sorted(predictions.items()):

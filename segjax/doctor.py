@@ -32,6 +32,7 @@ from segjax.data.inspection.listing import (
 )
 from segjax.data.pairs import Meaning
 from segjax.data.proposal import propose
+from segjax.writing import write_text, writing
 
 SAMPLE, SAMPLE_PIXELS = 16, 2**24  # of each split, in the fast form
 _SCALING = ("image-dark", "image-range")
@@ -275,8 +276,9 @@ def _proposal(result: dict[str, Any]) -> str:
 
 def report(result: dict[str, Any], path: Path) -> int:
     """Write the JSON, print table and lines; the exit code: 1 if there are errors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(logs.plain(result), indent=1) + "\n")
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(logs.plain(result), indent=1) + "\n")
     console = Console(soft_wrap=True, highlight=False)
     if result["splits"]:
         console.print(class_table(result))

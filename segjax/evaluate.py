@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from segjax import cache, card, logs, setup, sharding, views
-from segjax.batch import Batch, Source
+from segjax.batch import Batch, ClassSpec, Source
 from segjax.classify import evaluate_images
 from segjax.data import evaluation
 from segjax.metrics import Confusion, Tally, calibration_rows
@@ -92,6 +92,21 @@ def evaluate_split(
     return summary, shown
 
 
+def draw(
+    source: Source, predictions: Mapping[int, np.ndarray], folder: Path
+) -> np.ndarray:
+    """Pictures of :func:`evaluate_split`'s predictions, written into ``folder``.
+
+    Returns the one of all, overview.png.
+    """
+    from segjax import classify, inference  # Pillow: only here
+
+    folder.mkdir(exist_ok=True)
+    if isinstance(source.spec, ClassSpec):
+        return classify.draw(source, predictions, folder / "overview.png")
+    return inference.draw_examples(folder, source, predictions, source.spec)
+
+
 def rows_that_fit(
     batch_size: int, sizes: Sequence[Size], classes: int, devices: int, bucket: int
 ) -> int:
@@ -124,12 +139,13 @@ def _batches_of_wholes(
         buffer=parts.pre.image_size if parts.pre.fit == "resize" else None,
         fit=parts.pre.fit,
     )
+    share = sharding.batch_share(parts.mesh)
     return evaluation.eval_batches(
         source,
         schedule,
         batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share.index,
+        process_count=share.count,
         threads=parts.config.data.threads,
     )
 
@@ -152,6 +168,7 @@ def _whole(
 ) -> Iterator[_Scored]:
     """Batches of images seen whole, once: exactly what training evaluates."""
     batch_size = views.recipe_of(parts.config).batch_size
+    share = sharding.batch_share(parts.mesh)
     eval_step = Segmentation.eval_step(
         *(parts.model, parts.loss, parts.mesh, parts.spec, parts.pre, parts.dtype),
         calibrate=True,
@@ -159,8 +176,8 @@ def _whole(
     for group, batch in _batches_of_wholes(parts, source, sizes, batch_size):
         out = eval_step(variables, sharding.to_devices(batch, parts.mesh))
         labels = batch["label"]
-        mine = group.indices[jax.process_index() * len(labels) :][: len(labels)]
-        yield _Scored(list(enumerate(mine)), labels, out)
+        mine = group.indices[share.index * len(labels) :][: len(labels)]
+        yield _Scored(list(enumerate(mine)) if share.leads else [], labels, out)
 
 
 def _viewed(

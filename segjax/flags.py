@@ -101,7 +101,7 @@ Every knob of segjax/config.py can be set by --config.KEY=VALUE.
 Exit codes: 0 all that was asked happened; 1 doctor found errors, diff differences; 2 a
 mistake, told in one line; 3 another process of the run is gone; 130 Ctrl-C; 143 stopped
 by SIGTERM: training has saved, the same command goes on from there."""
-PROCESSES = ("train", "evaluate", "predict")
+PROCESSES = ("train", "evaluate")
 """Commands that several processes run together."""
 
 PLAIN = ("models", "datasets", "losses", "completion", "diff")
@@ -319,6 +319,11 @@ def _add_import(added: argparse.ArgumentParser) -> None:
         "--like",
         metavar="segjax|smp|torchvision|timm|transformers",
         help="whose rules hold; default: whose names the weights have",
+    )
+    added.add_argument(
+        "--naming",
+        metavar="smp|torchvision|timm|transformers",
+        help="whose names the tensors have; default: found out",
     )
     added.add_argument("--channels", type=int, metavar="N", help="default: 3")
     for name in ("--mean", "--std"):

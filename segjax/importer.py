@@ -25,8 +25,9 @@ class Wanted:
 
     ``labels`` is a classes.json or the labels.json of a run; ``mean`` and ``std`` are
     of values in [0, 1] (default: ImageNet's). With ``image_size`` (H, W) every image is
-    resized to it for the network, without it images keep their sizes. ``ignore`` are
-    patterns of tensors to pass over.
+    resized to it for the network, without it images keep their sizes. ``naming``: whose
+    names the tensors have (None: found out). ``ignore`` are patterns of tensors to pass
+    over.
     """
 
     encoder: str
@@ -38,6 +39,7 @@ class Wanted:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: tuple[int, ...] | None = None
+    naming: str | None = None
     ignore: tuple[str, ...] = ()
 
 
@@ -64,7 +66,9 @@ def import_weights(
         raise ValueError(f"{file}: {text}") from error
     configs.override(config, overrides)
     try:
-        found = weights.guess(lambda k: _model(config, k, channels), tensors)
+        found = weights.guess(
+            lambda k: _model(config, k, channels), tensors, wanted.naming
+        )
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     known = configs.CHOICES["model.like"]
@@ -77,7 +81,10 @@ def import_weights(
     parts = setup.make_parts(config, spec, pre, jax.local_devices()[:1])
     try:
         variables = weights.load_torch(
-            parts.model, tensors, allow_unexpected=wanted.ignore
+            parts.model,
+            tensors,
+            allow_unexpected=wanted.ignore,
+            naming=wanted.naming,
         )
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error

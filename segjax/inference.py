@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from segjax.batch import IGNORE, LabelSpec
-from segjax.data.inputs import output_names
+from segjax.names import output_names
 
 _MARGIN = 6  # px around the legend's entries
 _PANEL = 240  # px, the least width of a picture in a triptych

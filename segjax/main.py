@@ -14,14 +14,13 @@ import argparse
 import os
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from segjax import flags
 
 COMPUTING = ("train", "evaluate", "predict", "report", "bench-input")
-SHARED = ("train", "evaluate", "predict")  # by several processes
+JOINING = ("train", "evaluate", "predict")  # other processes
 
 
 def _start_processes(args: argparse.Namespace) -> None:
@@ -36,9 +35,11 @@ def _train(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     config = configs.load(args.config, overrides)
     _start_processes(args)
+    import jax
+
     from segjax.train import train
 
-    if args.workdir is None and (args.processes or 1) > 1:
+    if args.workdir is None and jax.process_count() > 1:
         raise ValueError(
             "--workdir is missing; several processes need one name for the run"
         )
@@ -61,8 +62,18 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _predict(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    _start_processes(args)
+    from segjax import processes
+
+    processes.join()
+    import jax
+
     from segjax.predict import Options, predict
+
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"predict works in one process, not in {jax.process_count()}; start it on "
+            "one host with SEGJAX_DISTRIBUTED=0"
+        )
 
     predict(
         Path(args.workdir),
@@ -107,6 +118,7 @@ def _import(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         mean=tuple(args.mean or ()) or None,
         std=tuple(args.std or ()) or None,
         image_size=tuple(args.image_size or ()) or None,
+        naming=args.naming,
         ignore=tuple(args.ignore),
     )
     import_weights(Path(args.workdir), Path(args.weights), wanted, overrides)
@@ -227,13 +239,6 @@ RUN = {
 }
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether segjax itself raised it: a user's mistake, said in one line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    here = str(Path(__file__).parent)
-    return bool(frames) and frames[-1].filename.startswith(here)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code, as the head of this file lists them."""
     launched = argv is None  # not called from a program of the user's
@@ -255,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from segjax.pages import use_huge_pages
 
         use_huge_pages()
-    if args.command not in SHARED:
+    if args.command not in JOINING:
         return _run(args, overrides)
     from segjax import processes
 
@@ -270,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """The command's exit code; a user's mistake is printed, anything else raised."""
-    from segjax.processes import is_of_a_lost_peer
+    from segjax.processes import is_of_a_lost_peer, raised_here
 
     try:
         if overrides and args.command in flags.PLAIN:
@@ -281,7 +286,7 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> int:
         return 130
     except (ValueError, OSError) as error:
         told = isinstance(error, OSError) and error.filename is not None
-        ours = (told or _is_ours(error)) and not is_of_a_lost_peer(error)
+        ours = (told or raised_here(error)) and not is_of_a_lost_peer(error)
         if args.traceback or not ours:
             raise
         print(f"segjax: {error}", file=sys.stderr)

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import glob
+from pathlib import Path
 
 SWITCH = "SEGJAX_DISTRIBUTED"
 HEARTBEAT_SECONDS = 30
@@ -158,12 +159,23 @@ def ended_at_once(by: bool = True) -> Iterator[Ending]:
         os._exit(ending.code)
 
 
+def raised_here(error: BaseException) -> bool:
+    """Whether segjax itself raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = str(Path(__file__).parent)
+    return bool(frames) and frames[-1].filename.startswith(here)
+
+
 def is_of_a_lost_peer(error: BaseException) -> bool:
     """Whether the runtime raised it for want of another process."""
     texts = []
     cause: BaseException | None = error
     while cause is not None:
-        texts.append(f"{type(cause).__name__}: {cause}".lower())
+        # A path may be called "heartbeat": only the runtime's own words count.
+        named = isinstance(cause, OSError) and cause.filename is not None
+        user = isinstance(cause, ValueError | OSError) and raised_here(cause)
+        if not (named or user):
+            texts.append(f"{type(cause).__name__}: {cause}".lower())
         cause = cause.__cause__ or cause.__context__
     return any(sign in text for text in texts for sign in _SIGNS)
 

@@ -354,8 +354,16 @@ def load_parts(
     return make_parts(config, spec, pre, devices)
 
 
-def train_batches(config: Config, source: Source, start_step: int) -> Iterator[Batch]:
-    """The endless stream of training batches: the share of this process."""
+def train_batches(
+    config: Config, source: Source, start_step: int, mesh: Mesh | None = None
+) -> Iterator[Batch]:
+    """The endless stream of training batches: the share of this process of the mesh.
+
+    ``mesh`` None: whole batches.
+    """
+    share = sharding.Share(0, 1, True)
+    if mesh is not None:
+        share = sharding.batch_share(mesh)
     return pipeline.train_batches(
         source,
         seed=config.seed,
@@ -363,8 +371,8 @@ def train_batches(config: Config, source: Source, start_step: int) -> Iterator[B
         batch_size=config.data.batch_size,
         buffer=train_buffer(config, source),
         fit=config.data.fit,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share.index,
+        process_count=share.count,
         threads=config.data.threads,
         workers=config.data.workers,
         cache_bytes=int(config.data.cache_gb * 2**30),
@@ -385,6 +393,18 @@ def abstract_variables(parts: Parts):
     """Shapes and shardings of ``params`` and ``batch_stats``."""
     state = parts.abstract_state(optax.identity())
     return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def check_workdir(config: Config, workdir: Path) -> bool:
+    """Whether a run was begun there.
+
+    Raises:
+      ValueError: a run that this config cannot go on with.
+    """
+    path = workdir / "config.json"
+    if path.is_file():
+        configs.check_resumable(config, path.read_text(), f"--workdir {workdir}")
+    return path.is_file()
 
 
 def checkpoint_directory(config: Config, workdir: Path) -> str:

@@ -8,7 +8,8 @@ global batch, so a run means the same on any mesh.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -36,7 +37,8 @@ def make_mesh(
     """A mesh with axes (data, fsdp, spatial); ``data = -1`` takes the devices left.
 
     Raises:
-      ValueError: the axes' product is not the number of devices.
+      ValueError: the axes' product is not the number of devices, or images are split
+        unevenly over processes.
     """
     devices = list(jax.devices() if devices is None else devices)
     if fsdp < 1 or spatial < 1 or (data < 1 and data != -1):
@@ -52,7 +54,47 @@ def make_mesh(
             f"{data * fsdp * spatial}, but there are {len(devices)} devices; choose "
             "axes whose product is the number of devices (mesh.data=-1 does it)"
         )
-    return Mesh(np.asarray(devices).reshape(data, fsdp, spatial), AXES)
+    # A process loads one piece of a batch: its devices have to lie together.
+    devices.sort(key=lambda device: (device.process_index, device.id))
+    placed = np.asarray(devices).reshape(data, fsdp, spatial)
+    share_of(devices[0].process_index, placed)
+    return Mesh(placed, AXES)
+
+
+class Share(NamedTuple):
+    """What a process loads of a batch: the ``index``-th of ``count`` equal parts.
+
+    ``leads``: of the processes with this part (whose devices hold the rows of the same
+    images) it is the first, and speaks for them.
+    """
+
+    index: int
+    count: int
+    leads: bool
+
+
+def batch_share(mesh: Mesh) -> Share:
+    """The share of this process."""
+    return share_of(jax.process_index(), mesh.devices)
+
+
+def share_of(process: int, devices: np.ndarray) -> Share:
+    """The share of a process, of whose devices some are in object[..., spatial].
+
+    Raises:
+      ValueError: some images lie in this and another process, and some do not.
+    """
+    rows = devices.reshape(-1, devices.shape[-1])
+    owners = [tuple(sorted({d.process_index for d in row})) for row in rows]
+    parts = [(part, len(list(same))) for part, same in groupby(owners)]
+    members = [member for part, _ in parts for member in part]
+    if len(set(members)) < len(members) or len({length for _, length in parts}) > 1:
+        raise ValueError(
+            f"mesh.spatial={devices.shape[-1]} splits images unevenly over processes; "
+            "use a number that divides the devices of one process, or a multiple of it"
+        )
+    index = next(i for i, (part, _) in enumerate(parts) if process in part)
+    return Share(index, len(parts), parts[index][0][0] == process)
 
 
 def platform(mesh: Mesh) -> str:

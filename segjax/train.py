@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,11 +15,10 @@ import numpy as np
 from segjax import cache, card, checkpoint, guards, logs, setup
 from segjax import config as configs
 from segjax import step as steps
-from segjax.batch import LabelSpec
 from segjax.config import Config
 from segjax.data.pipeline import example_indices
 from segjax.doctor import check
-from segjax.evaluate import evaluate_split
+from segjax.evaluate import draw, evaluate_split
 from segjax.lock import Lock
 from segjax.log_line import LogLine, introduction
 from segjax.preprocessing import preprocessing
@@ -76,12 +75,11 @@ class Run:
     def open(self) -> None:
         """Make or reopen the workdir; build state and steps; restore what is there."""
         config, parts = self.config, self.parts
-        resumed = (self.workdir / "config.json").is_file()
-        if resumed:
-            text = (self.workdir / "config.json").read_text()
-            configs.check_resumable(config, text, f"--workdir {self.workdir}")
+        resumed = setup.check_workdir(config, self.workdir)
         warnings = [] if resumed else self.check_data()
         self.claim()
+        # Another run may have begun here in the meantime.
+        setup.check_workdir(config, self.workdir)
         if self.main_process:
             setup.save_description(self.workdir, parts)
             card.save_origin(self.workdir, config, self.train_source, self.eval_source)
@@ -117,6 +115,8 @@ class Run:
         self.earlier_seconds = notes.get("seconds", 0.0)
         self.skipped = notes.get("skipped", 0)
         self.best: float | None = notes.get("best")
+        self.unmeasured = notes.get("unmeasured", False)
+        self.unmeasured &= not self.checkpoints.metrics(self.step)
         self.improved = False
         self.meter = logs.Meter()
         self.line = LogLine.from_dict(notes.get("line", {}))
@@ -216,7 +216,7 @@ class Run:
         except Exception:
             # Other processes are in the middle of their evaluation: alone only.
             if self.step in self.save_steps and jax.process_count() == 1:
-                self.summary = {}
+                self.summary, self.unmeasured = {}, True
                 self.save()
                 self.checkpoints.wait()
             raise
@@ -227,6 +227,12 @@ class Run:
         self.improved = score is not None and (self.best is None or score > self.best)
         if self.improved:
             self.best = score
+
+    def make_up(self) -> None:
+        """The evaluation that failed when this step was saved."""
+        self.evaluate()
+        self.checkpoints.add_metrics(self.step, self.summary)
+        self.unmeasured = False
 
     def wants_save(self) -> bool:
         """At the steps of checkpoint.every, and where the best so far was measured."""
@@ -249,6 +255,7 @@ class Run:
                     "line": self.line.to_dict(),
                     "skipped": self.skipped,
                     "best": self.best,
+                    "unmeasured": self.unmeasured,
                     "seconds": self.seconds(),
                     "config": configs.to_json(self.config),
                 },
@@ -268,19 +275,8 @@ class Run:
         """predictions/*.png: image | truth | prediction; the path of all in one."""
         if not self.pictures:
             return None
-        from segjax import classify, inference  # Pillow and scipy: only here
-
         folder = self.workdir / "predictions"
-        folder.mkdir(exist_ok=True)
-        if self.config.task == "classification":
-            sheet = classify.draw(
-                self.eval_source, self.pictures, folder / "overview.png"
-            )
-            self.logs.image(self.step, "predictions", sheet)
-            return folder / "overview.png"
-        overview = inference.draw_examples(
-            folder, self.eval_source, self.pictures, cast(LabelSpec, self.spec)
-        )
+        overview = draw(self.eval_source, self.pictures, folder)
         self.logs.image(self.step, "predictions", overview)
         return folder / "overview.png"
 
@@ -292,15 +288,20 @@ class Run:
         """Step, log, evaluate, save, to the end or until told to stop."""
         if self.step < self.total:
             feed = on_devices(
-                setup.train_batches(self.config, self.train_source, self.step),
+                setup.train_batches(
+                    self.config, self.train_source, self.step, self.parts.mesh
+                ),
                 self.parts.mesh,
                 self.meter.stall,
             )
             batch = next(feed)
             self.compile(batch)
         else:
-            # A finished run, started again: its lines are written already.
             self.eval_step = self.parts.eval_step()
+        if self.unmeasured:
+            self.make_up()
+        elif self.step >= self.total:
+            # A finished run, started again: its lines are written already.
             self.measure()
         while self.step < self.total:
             self.advance(batch)

@@ -142,6 +142,8 @@ def test_export_gives_back_the_same_bits_and_all_that_import_asks(
         (["--decoder", "unet"], "missing: decoder.blocks"),
         (["--encoder", "resnet81"], "unknown encoder 'resnet81'. Did you mean"),
         (["--like", "keras"], "unknown like 'keras'"),
+        (["--naming", "keras"], "unknown naming 'keras' for this model; known: smp"),
+        (["--naming", "timm"], "hold no layer of scores under the names"),
         (["--channels", "4"], "inflate"),
         (
             ["--mean", ".5", ".5"],

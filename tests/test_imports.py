@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "cam": {"models", "ops", "batch"},
     "views": {*("setup", "preprocessing", "config", "windows"), *LEAVES, "ops"},
     "card": {"views", "config", "logs", "batch"},
-    "inference": {"batch"},
+    "inference": {"batch", "names"},
     "stream": {"data"},
 }
 OF_COMMANDS = {

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from segjax import checkpoint, processes
+from segjax.evaluate import evaluate
 from segjax.main import main
 from segjax.processes import PEER_LOST
 
@@ -43,7 +44,15 @@ CLOSE = dict(rtol=1e-9, atol=1e-12)
 class Processes:
     """The processes of one run; ``devices`` each."""
 
-    def __init__(self, workdir: Path, count: int, steps: int, *more: str, devices=1):
+    def __init__(
+        self,
+        workdir: Path,
+        count: int,
+        steps: int,
+        *more: str,
+        devices: int = 1,
+        command: str = "train",
+    ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -54,16 +63,17 @@ class Processes:
             "SEGJAX_HUGETLB": "0",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         }
-        lines = [line for line in SMALL.strip().splitlines()]
-        overrides = [f"--config.{o}" for o in (*lines, f"steps={steps}", *more)]
-        command = [sys.executable, "-m", "segjax.main", "train", "--config", CONFIG]
-        command += ["--workdir", workdir, *overrides]
+        if command == "train":
+            more = (*SMALL.strip().splitlines(), f"steps={steps}", *more)
+        words = [sys.executable, "-m", "segjax.main", command, "--workdir", workdir]
+        words += ["--config", CONFIG] if command == "train" else []
+        words += [f"--config.{override}" for override in more]
         self.running = []
         for index in range(count):
             place = ["--coordinator", address, "--processes", count, "--process", index]
             self.running.append(
                 subprocess.Popen(
-                    [str(x) for x in (*command, *(place if count > 1 else ()))],
+                    [str(x) for x in (*words, *(place if count > 1 else ()))],
                     cwd=ROOT,
                     env=environment,
                     stdout=subprocess.PIPE,
@@ -175,6 +185,19 @@ def test_one_of_four_dies_two_go_on_and_the_run_is_that_of_one(tmp_path):
     Processes(workdir, 2, last, *SELDOM).succeed()
     Processes(straight, 1, last, *SELDOM).succeed()
     assert_same_runs(workdir, straight)
+    # 11 images over 2 processes, in each of which lies a half of every one of them.
+    axes = ("mesh.data=1", "mesh.spatial=4")
+    Processes(straight, 2, 0, *axes, devices=2, command="evaluate").succeed()
+    result = json.loads((straight / "result.json").read_text())
+    several = json.loads((straight / "eval_val.json").read_text())
+    for key in ("iou_per_class", "pixels", "miou"):
+        assert several[key] == result[key], key
+    with jax.enable_x64(True):
+        alone = evaluate(straight, ["--config.eval.batch_size=16"])
+    for key in ("confusion", "images", "boundary_iou", "objects_by_size", "examples"):
+        assert several[key] == alone[key], key
+    for key in ("boundary_f1", "nll", "brier", "image_miou"):  # sums of fractions
+        assert several[key] == pytest.approx(alone[key], rel=1e-12), key
 
 
 @pytest.mark.slow
@@ -187,8 +210,16 @@ def test_one_process_becomes_two_four_and_one_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_all_axes_over_two_processes(tmp_path):
-    """2 processes of 4 devices: data x fsdp x spatial.
+@pytest.mark.parametrize(
+    "sizes, devices",
+    [
+        (dict(data=2, fsdp=2, spatial=2), 4),
+        # Each image's rows in both processes, which load the same images.
+        (dict(data=1, fsdp=1, spatial=4), 2),
+    ],
+)
+def test_all_axes_over_two_processes(tmp_path, sizes, devices):
+    """2 processes of 4 or 2 devices: data x fsdp x spatial.
 
     Losses and gradient norms to 1e-9 (they agree to 5e-12), the state to 1e-7 of each
     tensor's largest value: behind eight batch norms the first convolution's gradient
@@ -196,9 +227,9 @@ def test_all_axes_over_two_processes(tmp_path):
     maps are one pixel, nor by Adam, which divides gradients that are all rounding.
     """
     workdir, straight = tmp_path / "axes", tmp_path / "straight"
-    axes = ("mesh.data=2", "mesh.fsdp=2", "mesh.spatial=2")
+    axes = [f"mesh.{name}={size}" for name, size in sizes.items()]
     both = ("data.image_size=(64, 64)", "optim.name=sgd", "optim.lr=0.05")
-    Processes(workdir, 2, 4, *both, *axes, devices=4).succeed()
+    Processes(workdir, 2, 4, *both, *axes, devices=devices).succeed()
     Processes(straight, 1, 4, *both).succeed()
     assert_same_runs(workdir, straight, of_largest=1e-7)
 

@@ -170,13 +170,26 @@ def test_the_committed_step_is_what_pytorch_computes():
 AUGMENT = Augment((16, 16), scale=(0.5, 1.5), flip=0.5, brightness=0.2, cutmix=0.5)
 
 
-def test_five_steps_are_the_same_on_every_mesh():
+@pytest.fixture
+def split_parameters(monkeypatch):
+    """Also of a network as small as here: fsdp splits its larger kernels."""
+    monkeypatch.setattr(sharding, "FSDP_MIN_SIZE", 2**6)
+
+
+def split(state, mesh) -> int:
+    """How many of the state's arrays fsdp splits, as the step is told."""
+    where = jax.tree.leaves(sharding.state_sharding(state, mesh))
+    return sum("fsdp" in leaf.spec for leaf in where)
+
+
+def test_five_steps_are_the_same_on_every_mesh(split_parameters):
+    axes = [(1, 8, 1), (4, 1, 2), (2, 2, 2)]
     with jax.enable_x64(True):
         one = sharding.make_mesh(devices=jax.devices()[:1])
-        meshes = [sharding.make_mesh(8), sharding.make_mesh(2, 2, 2)]
         expected = run(Tiny(), one, 5, augment=AUGMENT, ema_decay=0.9)
-        for mesh in meshes:
+        for mesh in (sharding.make_mesh(*sizes) for sizes in axes):
             actual = run(Tiny(), mesh, 5, augment=AUGMENT, ema_decay=0.9)
+            assert (split(actual[0], mesh) > 0) == (mesh.shape["fsdp"] > 1)
             assert_close(actual[0], expected[0], 1e-9)
             assert [float(m["loss"]) for m in actual[1]] == pytest.approx(
                 [float(m["loss"]) for m in expected[1]], rel=1e-9
@@ -209,7 +222,7 @@ def test_fsdp_splits_large_parameters_and_their_moments():
     assert where[0]["kernel"].shard_shape((3, 3, 64, 128)) == (3, 3, 64, 32)
 
 
-def test_accumulated_parts_add_up_to_the_whole_batch():
+def test_accumulated_parts_add_up_to_the_whole_batch(split_parameters):
     """Parts of 2 on one device and of 4 on a mesh of all axes, labels ignored unevenly.
 
     With group norm: batch norm's statistics are of a part.
@@ -219,6 +232,7 @@ def test_accumulated_parts_add_up_to_the_whole_batch():
         whole = run(Tiny(norm="group"), one, 2)
         for mesh, accumulate in ((one, 4), (sharding.make_mesh(2, 2, 2), 2)):
             parts = run(Tiny(norm="group"), mesh, 2, accumulate=accumulate)
+            assert (split(parts[0], mesh) > 0) == (mesh.shape["fsdp"] > 1)
             assert_close(parts[0], whole[0], 1e-9)
             for a, b in zip(parts[1], whole[1], strict=True):
                 assert_close(a, b, 1e-9)

@@ -273,7 +273,14 @@ def test_an_evaluation_that_fails_costs_no_training(tmp_path, monkeypatch, capsy
     assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["4"]
     assert main(arguments(workdir, *options)) == 0
     assert "at step 4" in capsys.readouterr().out
-    assert json.loads((workdir / "result.json").read_text())["miou"] > 0
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["miou"] > 0 and result["best_step"] == 4
+    # As if it had not failed: its line, the checkpoint's score, once.
+    lines = lines_of(workdir)
+    assert [line["split"] for line in lines[-2:]] == ["train", "val"]
+    assert lines[-1]["miou"] == result["miou"]
+    assert main(arguments(workdir, *options)) == 0
+    assert lines_of(workdir) == lines
 
 
 def test_a_second_run_in_the_workdir_is_refused(finished, capsys):
@@ -587,6 +594,8 @@ def test_inflate_fits_pretrained_weights_to_other_channels(finished, tmp_path):
         (["--config", str(QUICK), "--config.data.mean=(.5,.5)"], "3 channels"),
         (["--config", str(QUICK), "--config.data.eval_split=x"], "no split 'x'"),
         (["evaluate", "--workdir", "/nowhere"], "/nowhere: no config.json"),
+        # A word of the runtime's about a lost process, and here a name of the user's.
+        (["evaluate", "--workdir", "/heartbeat"], "/heartbeat: no config.json"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path):

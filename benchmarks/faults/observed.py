@@ -47,8 +47,8 @@ def told(trace: Trace, name: str, method: Callable) -> Callable:
 def checksummed(trace: Trace, batches: Callable) -> Callable:
     """setup.train_batches, with a line about each batch."""
 
-    def observed(config: Any, source: Any, start_step: int) -> Iterator[Any]:
-        for step, batch in enumerate(batches(config, source, start_step), start_step):
+    def observed(config: Any, source: Any, start: int, mesh: Any) -> Iterator[Any]:
+        for step, batch in enumerate(batches(config, source, start, mesh), start):
             checksum = 0
             for key in sorted(batch):
                 checksum = zlib.crc32(batch[key].tobytes(), checksum)

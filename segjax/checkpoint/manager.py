@@ -139,6 +139,21 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(error) from error
 
+    def metrics(self, step: int) -> dict[str, Any]:
+        """The metrics that were saved with a checkpoint; {} where there are none."""
+        path = self.directory / str(step) / METRICS
+        return read_metrics(path) or {}
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Give a checkpoint that was saved without metrics its own."""
+        self.wait()
+        if jax.process_index() == 0:
+            path = self.directory / str(step) / METRICS
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(_finite(metrics)))
+        barrier("segjax: metrics added")
+        self._manager.reload()
+
     def steps(self) -> list[int]:
         """The steps that have a checkpoint (or soon will), the newest last."""
         return sorted(self._manager.all_steps())

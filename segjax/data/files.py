@@ -331,9 +331,8 @@ def _load_tiff(file: File, indices: bool) -> np.ndarray:
         bands = series.shape[band] if band >= 0 else 1
         limits.check(series.shape[y], series.shape[x], bands, series.dtype.itemsize)
         turn, page = _tiff_orientation(series), series.keyframe
-        # By Pillow with and without imagecodecs, which would trust the header that
-        # each JPEG strip has of its own.
-        if page.compression in limits.JPEG:
+        # With and without imagecodecs, which would trust a strip's own header.
+        if page.compression not in limits.DECODED:
             return _compressed_tiff(file, page, indices)
         # CMYK, YCbCr and Lab are no RGB: Pillow knows what they mean.
         colours = tifffile.PHOTOMETRIC

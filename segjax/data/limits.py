@@ -6,6 +6,7 @@ header. Sizes are checked before anything is decoded.
 
 from __future__ import annotations
 
+import io
 import lzma
 import math
 import zlib
@@ -17,9 +18,16 @@ MAX_BYTES = 2**31
 """Of one decoded image, all bands; pixels are bounded by PIL.Image.MAX_IMAGE_PIXELS."""
 
 JPEG = (6, 7, 33007, 34892)
-"""TIFF compressions whose strips are JPEG files with sizes of their own."""
+"""TIFF compressions whose strips are JPEG files."""
 
 _DEFLATE, _LZMA = (8, 32946, 50013), (34925,)
+# PNG, WebP and JPEG 2000: files with sizes of their own, in a header that Pillow reads.
+_FILES = (34933, 34927, 50001, 33003, 33004, 33005, 34712)
+# None, CCITT, LZW, PackBits and Zstandard are decoded into arrays of the size.
+DECODED = (1, 2, 3, 4, 5, 32771, 32773, 34926, 50000, *_DEFLATE, *_LZMA, *_FILES)
+"""TIFF compressions that tifffile may decode, after :func:`check_segments`; of others,
+such as JPEG and JPEG XL, it would trust the size that each strip has of its own."""
+
 # Deflate grows its input by no more than this factor (zlib's technical notes).
 _DEFLATE_FACTOR = 1032
 _HARMLESS = 2**26
@@ -59,6 +67,7 @@ def check_segments(series: Any) -> None:
 
     tifffile's own zlib and LZMA decoders (those it has without imagecodecs) inflate
     all that is there before they look at the size. Little is inflated here beyond it.
+    A strip that is a PNG, WebP or JPEG 2000 file has a size of its own.
 
     Args:
       series: of a ``tifffile.TiffFile``.
@@ -66,7 +75,7 @@ def check_segments(series: Any) -> None:
     Raises:
       Refused: a strip or tile holds more than its size.
     """
-    if series.keyframe.compression not in _DEFLATE + _LZMA:
+    if series.keyframe.compression not in _DEFLATE + _LZMA + _FILES:
         return
     for page in series.pages:
         if page is None:
@@ -80,7 +89,10 @@ def check_segments(series: Any) -> None:
             if deflate and count * _DEFLATE_FACTOR <= _HARMLESS:
                 continue
             handle.seek(place)
-            _check_segment(handle.read(count), size, deflate)
+            if key.compression in _FILES:
+                _check_file(handle.read(count), size)
+            else:
+                _check_segment(handle.read(count), size, deflate)
 
 
 def _check_segment(data: bytes, size: int, deflate: bool) -> None:
@@ -90,7 +102,18 @@ def _check_segment(data: bytes, size: int, deflate: bool) -> None:
     except (zlib.error, lzma.LZMAError):
         return  # damaged: the decoder says it better
     if found > size + _SLACK:
-        raise Refused(
-            f"a strip or tile holds more than the {size} bytes of its size (a "
-            "decompression bomb?); write the file anew"
-        )
+        raise _bomb(size)
+
+
+def _check_file(data: bytes, size: int) -> None:
+    if data:  # a tile that is left out has none
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > size:
+                raise _bomb(size)
+
+
+def _bomb(size: int) -> Refused:
+    return Refused(
+        f"a strip or tile holds more than the {size} bytes of its size (a "
+        "decompression bomb?); write the file anew"
+    )

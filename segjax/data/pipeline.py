@@ -5,6 +5,7 @@ resume but the step, and it is the same for any number of processes, threads and
 workers, because Grain maps *step numbers* to batches.
 """
 
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -317,6 +318,12 @@ def check_not_empty(source: Source) -> None:
         )
 
 
+def _spare_worker(index: int, count: int) -> None:
+    """In a worker: signals to the whole group are for its parent, which ends it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def in_background(
     keys: range, load: Any, *, threads: int, workers: int, prefetch: int
 ) -> Iterator[Any]:
@@ -337,7 +344,8 @@ def in_background(
         # absl's app.run would be an error.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, prefetch))
+        several = grain.MultiprocessingOptions(workers, prefetch)
+        dataset = dataset.mp_prefetch(several, _spare_worker)
     iterator = iter(dataset)
     try:
         yield from iterator

@@ -14,21 +14,25 @@ class Guess(NamedTuple):
     num_classes: int
 
 
-def guess(make: Callable[[int], Model], tensors: Mapping[str, Any]) -> Guess:
+def guess(
+    make: Callable[[int], Model], tensors: Mapping[str, Any], naming: str | None = None
+) -> Guess:
     """Naming and number of classes of a segmentation network's state dict.
 
     Args:
       make: the number of classes -> the model; traced with 1 and 2 classes to find
         the tensors that follow the number.
       tensors: name -> array.
+      naming: whose names; None: found out.
 
     Raises:
-      ValueError: the layer of scores is not among the tensors.
+      ValueError: the layer of scores is not among the tensors; the model has no such
+        naming.
     """
     one, two = make(1), make(2)
     size = (64, 64, one.in_channels)
     here, there = shapes(one, size), shapes(two, size)
-    layout = detect(one, here, tensors)
+    layout = detect(one, here, tensors, naming)
     for a, b in zip(
         entries(one, here, layout), entries(two, there, layout), strict=True
     ):

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from segjax.data import inputs
+from segjax.names import output_names
 
 ENDINGS = ("", "_overlay", "_contours")
 
@@ -111,7 +112,7 @@ def test_equal_stems_keep_their_suffixes():
     paths = [
         PurePosixPath(p) for p in ("a.png", "a.jpg", "b/a.png", "A.tif", "c.x.png")
     ]
-    got = inputs.output_names(paths, ENDINGS)
+    got = output_names(paths, ENDINGS)
     assert got == ["a.png", "a.jpg", "b/a", "A.tif", "c.x"]
 
 
@@ -147,7 +148,7 @@ def test_outputs_stay_inside_and_apart(names, data):
             st.lists(st.booleans(), min_size=len(names), max_size=len(names))
         )
     paths = [PurePosixPath(name) for name in names]
-    got = inputs.output_names(paths, ENDINGS, folders)
+    got = output_names(paths, ENDINGS, folders)
     assert len(got) == len(names)
     written = ["boxes.json"]
     for name, folder in zip(got, folders, strict=True):

@@ -1,5 +1,6 @@
 """Decompression bombs are refused before they are decoded."""
 
+import io
 import lzma
 import struct
 import tracemalloc
@@ -62,6 +63,27 @@ def test_a_strip_that_hides_gigabytes(tmp_path, compression, compress, reader):
     assert peak < 16 * MB, f"{peak / MB:.0f} MB"
     assert caught.type is files.TooLarge and "\n" not in str(caught.value)
     assert "bomb.tif: a strip or tile holds more than the 64 bytes" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("compression", "kind"), [(34933, "PNG"), (50001, "WEBP"), (34712, "JPEG2000")]
+)
+def test_a_strip_that_is_a_file_of_another_size(tmp_path, compression, kind):
+    """imagecodecs would decode all of it, and tifffile take the corner."""
+    path, stream = tmp_path / "bomb.tif", io.BytesIO()
+    Image.fromarray(np.zeros((2000, 3000), np.uint8)).save(stream, kind)
+    write_tiff(path, 8, 8, stream.getvalue(), compression=compression)
+    peak, caught = peak_of(lambda: files.read_image(path))
+    assert peak < 2 * MB and caught.type is files.TooLarge
+    assert "bomb.tif: a strip or tile holds more than the 64 bytes" in str(caught.value)
+
+
+def test_codecs_whose_strips_have_sizes_of_their_own_are_pillows(tmp_path, monkeypatch):
+    monkeypatch.delattr(tifffile.TiffPageSeries, "asarray")
+    for compression in (50002, 34934, 34887):  # JPEG XL, JPEG XR, LERC
+        write_tiff(tmp_path / "a.tif", 8, 8, b"abcd", compression=compression)
+        with pytest.raises(ValueError, match="a.tif: unreadable or truncated"):
+            files.read_image(tmp_path / "a.tif")
 
 
 def test_the_same_tiff_without_the_bomb_is_read(tmp_path):

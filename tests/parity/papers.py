@@ -142,6 +142,45 @@ class SegNet(nn.Module):
         return self.segmentation_head(x)
 
 
+class SegNetBasicOfVGG(nn.Module):
+    """VGG with batch norm, and up again as SegNet-Basic."""
+
+    def __init__(self, name, classes):
+        super().__init__()
+        self.encoder = VGGFeatures(name)
+        convolutions = [x for x in self.encoder.features if not isinstance(x, nn.ReLU)]
+        widths = [
+            before.num_features
+            for before, x in zip(convolutions, convolutions[1:], strict=False)
+            if isinstance(x, nn.MaxPool2d)
+        ]
+        self.decoder = nn.ModuleDict()
+        for i, width in enumerate(widths):
+            out = widths[max(i - 1, 0)]
+            self.decoder[f"stage{i + 1}"] = nn.ModuleDict(
+                {
+                    "conv1": nn.Conv2d(width, out, 7, padding=3, bias=False),
+                    "bn1": nn.BatchNorm2d(out),
+                }
+            )
+        self.segmentation_head = nn.Sequential(nn.Conv2d(widths[0], classes, 1))
+
+    def forward(self, x):
+        pooled = []
+        for layer in self.encoder.features:
+            if isinstance(layer, nn.MaxPool2d):
+                size = x.shape
+                x, indices = F.max_pool2d(x, 2, return_indices=True)
+                pooled.append((indices, size))
+            else:
+                x = layer(x)
+        for number, (indices, size) in reversed(list(enumerate(pooled, start=1))):
+            x = F.max_unpool2d(x, indices, 2, output_size=size)
+            stage = self.decoder[f"stage{number}"]
+            x = stage["bn1"](stage["conv1"](x))
+        return self.segmentation_head(x)
+
+
 class SegNetBasic(nn.Module):
     """Four 7x7 convolutions of 64 down and four up, no ReLU on the way up."""
 
