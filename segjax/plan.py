@@ -122,22 +122,33 @@ def lower_steps(
     tx, _ = setup.make_tx(config, setup.num_steps(config, data.examples))
     state = parts.abstract_state(tx)
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
-    batch = abstract_batch(config, data, pre, mesh)
+    rows, shapes = batch_sizes(config), {}
+    for name in names:
+        key = "data" if name == "train" else "eval"
+        sharding.check_batch_size(f"config.{key}.batch_size", rows[name], mesh)
+        shapes[name] = abstract_batch(config, data, pre, mesh, rows[name])
+        if name == "eval":
+            shapes[name]["label_size"] = shapes[name]["size"]
     train = parts.train_step(tx, where)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    sizes = batch["size"]
-    eval_batch = {**batch, "label_size": sizes}
-    evaluation = parts.eval_step()
-    arguments = {"train": (state, batch), "eval": (variables, eval_batch)}
-    functions = {"train": train, "eval": evaluation}
+    before = {"train": state, "eval": variables}
+    arguments = {name: (before[name], shapes[name]) for name in names}
+    functions = {"train": train, "eval": parts.eval_step()}
     lowered = {name: functions[name].lower(*arguments[name]) for name in names}
     macs = {name: count_macs(functions[name], *arguments[name]) for name in names}
     return lowered, macs
 
 
-def abstract_batch(config: Config, data: Data, pre: Preprocessing, mesh) -> dict:
-    """Shapes, dtypes and shardings of a training batch."""
-    rows = config.data.batch_size
+def batch_sizes(config: Config) -> dict[str, int]:
+    """Step -> the images of its batch, over all devices."""
+    train = config.data.batch_size
+    return {"train": train, "eval": config.eval.batch_size or train}
+
+
+def abstract_batch(
+    config: Config, data: Data, pre: Preprocessing, mesh, rows: int
+) -> dict:
+    """Shapes, dtypes and shardings of a batch of so many images."""
     where = sharding.batch_sharding(mesh)
     shapes = {
         "image": ((rows, *data.buffer, pre.channels), data.dtype),
@@ -273,7 +284,7 @@ def plan(
     Args:
       name: the config's, for the report.
       topology: "v5e:4x4", "v4:2x2x1" ...
-      batch_per_chip: images per chip instead of the config's global batch.
+      batch_per_chip: images per chip, in both steps, instead of the config's batches.
       classes: their number, where the dataset is not here.
       steps: which of "train" and "eval".
 
@@ -293,14 +304,15 @@ def plan(
     count = max(len(devices) // chip.per_chip, 1) if estimated else 1
     if batch_per_chip is not None:
         config.data.batch_size = batch_per_chip * count
+        config.eval.batch_size = None
     lowered, macs = lower_steps(config, data, devices, steps)
-    images = config.data.batch_size
+    images = batch_sizes(config)
 
     def row(step: str) -> dict[str, Any]:
         where = topology if estimated else "cpu"
         compiled = compile_step(step, lowered[step], where, say)
         count = len(devices)
-        return describe(compiled, chip, macs[step], images, count, estimated)
+        return describe(compiled, chip, macs[step], images[step], count, estimated)
 
     return {
         "config": name,
@@ -308,7 +320,8 @@ def plan(
         "chip": chip.name if estimated else "CPU",
         "devices": len(devices),
         "chips": count,
-        "batch_size": images,
+        "batch_size": images["train"],
+        "eval_batch_size": images["eval"],
         "image_size": list(pair(config.data.image_size)),
         "dtype": config.model.dtype,
         "hbm_bytes": chip.hbm if estimated else None,

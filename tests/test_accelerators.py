@@ -128,7 +128,9 @@ STEPS = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in C
 @pytest.mark.parametrize("name", STEPS)
 def test_a_config_steps_in_shape(name):
     parts, data, tx, state = parts_of(name)
-    batch = plan.abstract_batch(parts.config, data, parts.pre, parts.mesh)
+    batch = plan.abstract_batch(
+        parts.config, data, parts.pre, parts.mesh, parts.config.data.batch_size
+    )
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
     after, metrics = jax.eval_shape(parts.train_step(tx, where), state, batch)
     assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)

@@ -65,15 +65,17 @@ def test_without_libtpu_the_cpus_analysis_is_told(config_file, no_libtpu, capsys
 
 def test_two_plans_side_by_side(config_file, no_libtpu, capsys):
     other = config_file.with_name("larger.py")
-    other.write_text(CONFIG.replace("batch_size = 4", "batch_size = 8"))
+    sizes = "batch_size = 8\n    config.eval.batch_size = 2"
+    other.write_text(CONFIG.replace("batch_size = 4", sizes))
     paths = [str(config_file), str(other)]
     output = config_file.parent / "both.json"
     flags = ["--topology", "v5e:2x2", "--output", str(output), "--classes", "4"]
     assert main.main(["plan", "--compare", *paths, *flags]) == 0
     assert "second : first" in capsys.readouterr().out
     first, second = json.loads(output.read_text())
-    flops = [r["steps"]["eval"]["model_flops"] for r in (first, second)]
-    assert flops[1] == 2 * flops[0]
+    for step, larger in (("train", 2), ("eval", 0.5)):
+        flops = [r["steps"][step]["model_flops"] for r in (first, second)]
+        assert flops[1] == larger * flops[0]
 
 
 def test_a_tpu_slice(config_file):

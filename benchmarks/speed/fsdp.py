@@ -68,7 +68,8 @@ def by_hand(network: str, fsdp: int) -> dict[str, int]:
         "state_bytes": bytes_of(state, shared=False),
         "state_bytes_per_device": bytes_of(state, shared=True),
         "batch_bytes_per_device": bytes_of(
-            plan.abstract_batch(config, data, pre, mesh), shared=True
+            plan.abstract_batch(config, data, pre, mesh, config.data.batch_size),
+            shared=True,
         ),
     }
 
