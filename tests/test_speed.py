@@ -5,7 +5,14 @@ import sys
 import pytest
 
 from benchmarks import record
-from benchmarks.speed import agreement, contest, convolutions, inference, training
+from benchmarks.speed import (
+    agreement,
+    contest,
+    convolutions,
+    inference,
+    readme,
+    training,
+)
 from benchmarks.speed.networks import Network
 from tests.requirements import require_parity
 
@@ -105,3 +112,8 @@ def test_recorded_convolutions_agreed_and_are_on_the_page():
         assert row["error"] <= 1e-5
     page = (record.ROOT / "docs" / "speed.md").read_text()
     assert convolutions.render(content) in page
+
+
+def test_readme_has_the_recorded_speeds():
+    page = readme.PAGE.read_text()
+    assert f"<!-- speed -->\n{readme.text()}\n<!-- /speed -->" in page

@@ -1,0 +1,86 @@
+"""README's tables of speed, from the records of training, inference, plans and input.
+
+python -m benchmarks.speed.readme
+"""
+
+import statistics
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks import record
+from benchmarks.speed import contest, inference, input, plans, training
+
+PAGE = record.ROOT / "README.md"
+NAME = "speed"
+
+
+def rivals(task: str, content: Mapping[str, Any]) -> str:
+    """Beside PyTorch: ratios of speed (median and range) and of memory."""
+    rows = []
+    for key, row in content["rows"].items():
+        peaks = row["peak_bytes"]
+        theirs = min(p for n, p in peaks.items() if n.split()[0] == "torch")
+        memory = peaks[contest.SEGJAX.name] / theirs
+        speed = contest.spread(contest.ratios(row, "torch"))
+        rows.append((key, speed, f"{memory:.2f}", f"{row['others_busy']:.0%}"))
+    header = (
+        *(f"{task}, images", "speed, segjax : PyTorch"),
+        *("memory, segjax : PyTorch", "others' CPU"),
+    )
+    return f"{record.table(header, rows)}\n\n{record.where(content)}"
+
+
+def planned(content: Mapping[str, Any]) -> str:
+    """What the TPU's compiler says of the training step, plain and segjax's."""
+    rows, found = [], content["rows"]
+    for key, row in found.items():
+        plain = found.get(f"{key}, plain")
+        if plain is not None:
+            ratio = plain["estimated_cycles"] / row["estimated_cycles"]
+            cycles = (f"{r['estimated_cycles'] / 1e6:.1f} M" for r in (plain, row))
+            rows.append((key, row["images_per_chip"], *cycles, f"{ratio:.2f}"))
+    header = (
+        *("training step, v5e, bfloat16", "images per chip", "cycles, plain layers"),
+        *("cycles, segjax", "plain : segjax"),
+    )
+    return f"{record.table(header, rows)}\n\n{record.where(content)}"
+
+
+def fed(content: Mapping[str, Any]) -> str:
+    """The input pipeline beside a DataLoader."""
+    rows = []
+    for key, row in content["rows"].items():
+        speeds = row["images_per_s"]
+        for name, label in (("decoding", "first epoch"), ("run", "run of 20 epochs")):
+            pairs = zip(speeds[name], speeds["torch"], strict=True)
+            ratios = [ours / theirs for ours, theirs in pairs]
+            cells = (key, label, f"{statistics.median(speeds[name]):.0f}")
+            rows.append((*cells, contest.spread(ratios), f"{row['others_busy']:.0%}"))
+    header = (
+        *("images on disk", "of which", "segjax images/s"),
+        *("segjax : DataLoader", "others' CPU"),
+    )
+    return f"{record.table(header, rows)}\n\n{record.where(content)}"
+
+
+def text() -> str:
+    """All of it."""
+    return "\n\n".join(
+        [
+            rivals("training", record.read(training.RECORD)),
+            rivals("inference", record.read(inference.RECORD)),
+            planned(record.read(plans.RECORD)),
+            fed(record.read(input.RECORD)),
+        ]
+    )
+
+
+def main() -> int:
+    """Write them into README.md."""
+    record.insert(PAGE, NAME, text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
