@@ -55,8 +55,8 @@ def sentence(pair: Pair, metric: str) -> str:
             f"points of {metric}, 95 % interval {low} to {high}, {p}."
         )
     return (
-        f"**Cannot tell {pair.first} from {pair.second}**: the first has "
-        f"{points(found.effect, True)} points of {metric} more, 95 % interval "
+        f"**Cannot tell {pair.first} from {pair.second}**: they differ by "
+        f"{points(found.effect, True)} points of {metric}, 95 % interval "
         f"{points(found.low, True)} to {points(found.high, True)}, {p}. A true "
         f"difference of {points(found.detectable)} points would have been found in "
         f"{100 * statistics.POWER:.0f} % of such studies."
