@@ -142,7 +142,7 @@ class SegmentationRun(Run):
 
     def predict(self, picture: Picture) -> np.ndarray:
         """Class ids uint8[h, w], at the picture's own size."""
-        return self.probabilities(picture).argmax(-1).astype(np.uint8)
+        return self.views.label(self.variables, self.image(picture))[0]
 
     def probabilities(self, picture: Picture) -> np.ndarray:
         """float32[h, w, K]: each pixel's probability of each class."""
@@ -156,8 +156,7 @@ class SegmentationRun(Run):
         Each has class, class_id, box [x0, y0, x1, y1], area, score (mean probability)
         and mask (COCO RLE). ``min_area``: pixels of the smallest.
         """
-        probabilities = self.probabilities(picture)
-        label, sure = probabilities.argmax(-1).astype(np.uint8), probabilities.max(-1)
+        label, sure = self.views.label(self.variables, self.image(picture))
         found = regions.find(label, self.spec.num_classes, sure, min_area=min_area)
         return regions.describe(found, self.spec, label.shape)
 

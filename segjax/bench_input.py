@@ -17,6 +17,7 @@ from typing import Any
 from segjax import logs, setup
 from segjax.batch import Example, Source
 from segjax.config import Config
+from segjax.writing import write_text
 
 PASSES = ("first", "later")
 
@@ -154,7 +155,7 @@ def report(result: dict[str, Any], path: Path) -> None:
     from rich.console import Console
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(logs.plain(result), indent=1) + "\n")
+    write_text(path, json.dumps(logs.plain(result), indent=1) + "\n")
     console = Console(soft_wrap=True)
     console.print(table(result))
     console.print(f"bench-input: {path}", markup=False)

@@ -19,6 +19,7 @@ from segjax import logs
 from segjax.batch import ClassSpec, LabelSpec, Source
 from segjax.config import Config, nearest
 from segjax.views import Recipe, Size
+from segjax.writing import write_text
 
 ORIGIN = "origin.json"
 """What a run was trained on and from; training writes it into the workdir."""
@@ -118,9 +119,7 @@ def save_origin(
         "selection": split_card(data.name, data.eval_split, selection),
         "pretrained": pretrained_card(config.model.pretrained),
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(origin, indent=2) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(origin, indent=2) + "\n")
 
 
 def read_origin(workdir: Path) -> dict[str, Any]:

@@ -7,7 +7,9 @@ what differs. A duration is given in ``steps`` or in ``epochs``, exactly one of 
 
 import ast
 import difflib
+import itertools
 import json
+import math
 import re
 import runpy
 from collections.abc import Callable, Iterable, Mapping
@@ -224,6 +226,33 @@ POSITIVE = (
     "guard.max_skipped"
 ).split()
 
+# Key -> (least, most) of its number, or of each of its numbers.
+RANGES: dict[str, tuple[float, float]] = {
+    "optim.lr": (0, math.inf),
+    "optim.weight_decay": (0, math.inf),
+    "optim.power": (0, math.inf),
+    "optim.end_factor": (0, math.inf),
+    "optim.momentum": (0, 1),
+    "optim.betas": (0, 1),
+    "optim.eps": (0, math.inf),
+    "optim.clip_norm": (0, math.inf),
+    "optim.ema_decay": (0, 1),
+    "optim.milestones": (0, 1),
+    "loss.weights": (0, math.inf),
+    "loss.class_weights": (0, math.inf),
+    "loss.auxiliary": (0, math.inf),
+    "loss.classifier_auxiliary": (0, math.inf),
+    "data.mean": (-math.inf, math.inf),
+    "data.std": (0, math.inf),
+    "checkpoint.keep_best": (0, math.inf),
+    "eval.crop": (0, 1),
+}
+SIZES = ("data.image_size", "data.buffer_size", "eval.window")
+LOW_HIGH = tuple(
+    f"augment.{name}"
+    for name in ("scale", "blur_sigma", "crop_area", "crop_aspect", "shorter_side")
+)
+
 Chosen = Callable[[Config], bool]
 
 
@@ -393,7 +422,7 @@ def _contradictions(config: Config) -> Iterable[str]:
             )
     for key in POSITIVE:
         value = get(config, key)
-        if value is not None and not value > 0:
+        if value is not None and not (_is_number(value) and value > 0):
             yield f"config.{key}={value!r} must be positive"
     accumulate, batch = config.optim.accumulate, config.data.batch_size
     if accumulate > 0 and batch % accumulate:
@@ -406,27 +435,52 @@ def _contradictions(config: Config) -> Iterable[str]:
             f"config.optim.warmup_steps={config.optim.warmup_steps} leaves nothing of "
             f"config.steps={config.steps}; make it smaller"
         )
-    for key in ("data.image_size", "eval.window"):
-        size = get(config, key)
-        if size is None and key != "data.image_size":
-            continue
-        if not isinstance(size, int) and not (
-            isinstance(size, (tuple, list))
-            and len(size) == 2
-            and all(isinstance(n, int) for n in size)
-        ):
-            yield f"config.{key}={size!r} must be an int or (height, width)"
     options = config.eval
     if not 0 <= options.overlap < 1:
         yield f"config.eval.overlap={options.overlap!r} must be 0 or more, below 1"
     for key in ("eval.margin", "logs.pictures", "data.workers", "data.cache_gb"):
         if not get(config, key) >= 0:
             yield f"config.{key}={get(config, key)!r} must be 0 or more"
-    if not options.scales or not all(scale > 0 for scale in options.scales):
-        yield f"config.eval.scales={options.scales!r} must be positive factors"
-    low_high = config.augment.scale
-    if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
-        yield f"config.augment.scale={low_high!r} must be (low, high), 0 < low <= high"
+    scales = options.scales
+    if not scales or not all(_is_number(scale) and scale > 0 for scale in scales):
+        yield f"config.eval.scales={scales!r} must be positive factors"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _out_of_range(config: Config) -> Iterable[str]:
+    """Numbers that are none, or mean nothing; before anything computes with them."""
+    for key in SIZES:
+        size = get(config, key)
+        numbers = [size] if isinstance(size, int) else size
+        if size is None and key != "data.image_size":
+            continue
+        if not (
+            isinstance(numbers, tuple | list)
+            and len(numbers) == (1 if isinstance(size, int) else 2)
+            and all(isinstance(n, int) and n > 0 for n in numbers)
+        ):
+            yield f"config.{key}={size!r} must be an int or (height, width) above 0"
+    for key in LOW_HIGH:
+        pair = get(config, key)
+        if pair is None and key in ("augment.crop_area", "augment.shorter_side"):
+            continue
+        if not (
+            isinstance(pair, tuple | list)
+            and len(pair) == 2
+            and all(map(_is_number, pair))
+            and 0 < pair[0] <= pair[1]
+        ):
+            yield f"config.{key}={pair!r} must be (low, high), 0 < low <= high"
+    for key, (least, most) in RANGES.items():
+        value = get(config, key)
+        numbers = value if isinstance(value, tuple | list) else (value,)
+        if value is not None and not all(
+            _is_number(n) and least <= n <= most for n in numbers
+        ):
+            yield f"config.{key}={value!r} must lie between {least} and {most}"
 
 
 def validate(config: Config) -> None:
@@ -442,8 +496,8 @@ def validate(config: Config) -> None:
                 f"config.{key} is not a key of segjax.config.default()"
                 f"{nearest(key, known)}"
             )
-    problems = (*_contradictions(config), *_contradicts_task(config), *_unused(config))
-    for problem in problems:
+    checks = (_out_of_range, _contradictions, _contradicts_task, _unused)
+    for problem in itertools.chain.from_iterable(check(config) for check in checks):
         raise ValueError(problem)
 
 
@@ -494,8 +548,10 @@ def override(config: Config, overrides: Iterable[str]) -> None:
             )
         *path, last = key.split(".")
         parent = get(config, ".".join(path)) if path else config
-        parsed = _parse(key, value, parent.get_type(last))
-        if parsed is None and get(default(), key) is not None:
+        kind = parent.get_type(last)
+        parsed = _parse(key, value, kind)
+        # A knob of several types may know None beside its default (crop_area).
+        if parsed is None and kind is not object and get(default(), key) is not None:
             raise ValueError(f"--config.{key}={value}: it cannot be None")
         parent[last] = parsed
 

@@ -255,6 +255,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         argv.insert(0, "train")
     overrides = [a for a in argv if a.startswith("--config.")]
+    for text in overrides:
+        if "=" not in text:  # "--config.optim.lr 0.01": its value would go elsewhere
+            print(f"segjax: {text} has no value; write {text}=VALUE", file=sys.stderr)
+            return 2
     args = flags.parser().parse_args([a for a in argv if a not in overrides])
     if launched and args.command in COMPUTING:
         from segjax.pages import use_huge_pages

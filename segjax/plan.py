@@ -31,6 +31,7 @@ from segjax.config import Config
 from segjax.flops import count_macs
 from segjax.preprocessing import Preprocessing, pair, preprocessing
 from segjax.tasks import TASKS
+from segjax.writing import write_text
 
 # Above this share of bytes without an estimate the sum of cycles is a lower bound.
 ESTIMATED_ENOUGH = 0.05
@@ -334,7 +335,7 @@ def save(results: Sequence[dict[str, Any]], path: Path) -> Path:
     """Write the JSON: one plan, or a list of two."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = results[0] if len(results) == 1 else list(results)
-    path.write_text(json.dumps(logs.plain(content), indent=1) + "\n")
+    write_text(path, json.dumps(logs.plain(content), indent=1) + "\n")
     return path
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from segjax import (
@@ -30,7 +29,7 @@ from segjax.data import files, inputs, video
 from segjax.data.inputs import Entry
 from segjax.outputs import raise_failed, save, write_json
 from segjax.stream import Results, stream
-from segjax.views import PROGRAMS, padding, rounded_up
+from segjax.views import PROGRAMS, padding
 
 PICTURES = ("label", "overlay", "contours", "boxes")
 """What can be written for an image: ``<name>.png``, ``<name>_overlay.png``, ..."""
@@ -72,40 +71,6 @@ class Options:
                 f"--write {wrong[0]}: this run's pictures are {', '.join(known)}"
             )
         return known if self.write is None else self.write
-
-
-class Labeller:
-    """Labels of an image and the probability of each pixel's label.
-
-    Padded sizes are multiples of ``step`` pixels: see :func:`padding`.
-    """
-
-    def __init__(self, run: views.Views, variables: Any, step: int):
-        self._run, self._variables, self._step = run, variables, step
-        self._reduce = jax.jit(
-            lambda p: (jnp.argmax(p, -1).astype(jnp.uint8), p.max(-1))
-        )
-
-    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8[h, w] and float32[h, w] of an image [h, w, C].
-
-        Raises:
-          ValueError: the device's memory does not hold the image.
-        """
-        height, width = image.shape[:2]
-        shape = rounded_up((height, width), self._step)
-        try:
-            found = self._run.on_devices(self._variables, [image], shape)
-            # Only these leave the device, not K values for each pixel.
-            label, confidence = jax.device_get(self._reduce(found))
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            told = f"{height}x{width} px do not fit the device's memory"
-            if self._run.fit == "pad":
-                told += "; add --config.eval.mode=slide, which labels by windows"
-            raise ValueError(told) from error
-        return label[0, :height, :width], confidence[0, :height, :width]
 
 
 @dataclass(frozen=True)
@@ -329,7 +294,8 @@ def predict(
         for line in views.without_effect(parts.config):
             console.print(line, highlight=False, markup=False)
         multiple = _padding(parts, sizes, options.programs, threads, console)
-        network = Labeller(views.views_of(parts), variables, multiple)
+        seen = views.views_of(parts)
+        network = partial(seen.label, variables, step=multiple)
         spec = cast(LabelSpec, parts.spec)
         writer = Writer(output, spec, options, pictures)
         results = Detections(spec)

@@ -169,7 +169,17 @@ def make_tx(
 
 
 def make_augment(config: Config, pre: Preprocessing) -> Augment:
-    """The config's augmentation."""
+    """The config's augmentation.
+
+    Raises:
+      ValueError: colours are changed of images that are not RGB.
+    """
+    for key in ("saturation", "hue"):
+        if config.augment[key] and pre.channels != 3:
+            raise ValueError(
+                f"config.augment.{key}={config.augment[key]} is for RGB, but the "
+                f"images have {pre.channels} channels; leave it out"
+            )
     crops = ("scale", "cutmix", "crop_area", "crop_aspect", "shorter_side")
     options = {k: v for k, v in config.augment.to_dict().items() if k not in crops}
     options |= TASKS[config.task].crop(config)

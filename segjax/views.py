@@ -134,6 +134,9 @@ class Views:
         self.network = jax.jit(network, static_argnames="split")
         self._finish = jax.jit(finish, static_argnames=("shape", "resize"))
         self._add = jax.jit(jnp.add, donate_argnums=0)
+        self._reduce = jax.jit(
+            lambda p: (jnp.argmax(p, -1).astype(jnp.uint8), p.max(-1))
+        )
 
     def __call__(self, variables: Any, image: np.ndarray) -> np.ndarray:
         """float32[h, w, K] of an image u8 | u16 | f32[h, w, C], both on the host.
@@ -148,6 +151,31 @@ class Views:
         own = (image.shape[0], image.shape[1])
         found = self.on_devices(variables, [image], self.up(own))
         return np.asarray(jax.device_get(found))[0, : own[0], : own[1]]
+
+    def label(
+        self, variables: Any, image: np.ndarray, step: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """uint8[h, w], float32[h, w]: each pixel's likeliest class, its probability.
+
+        Of an image as in a call; only these leave the device, not K values for each
+        pixel. ``step``: padded sizes are multiples of it (None: of the bucket).
+
+        Raises:
+          ValueError: the device's memory does not hold the image.
+        """
+        height, width = image.shape[:2]
+        shape = rounded_up((height, width), step or self.recipe.bucket)
+        try:
+            found = self.on_devices(variables, [image], shape)
+            label, confidence = jax.device_get(self._reduce(found))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            told = f"{height}x{width} px do not fit the device's memory"
+            if self.fit == "pad":
+                told += "; add --config.eval.mode=slide, which labels by windows"
+            raise ValueError(told) from error
+        return label[0, :height, :width], confidence[0, :height, :width]
 
     def up(self, size: Size) -> Size:
         """A size rounded up to multiples of the bucket."""

@@ -144,3 +144,11 @@ def test_a_mistake_is_one_line(config_file, capsys, flags, told):
     assert main.main(["bench-input", "--config", config_file, *flags]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line(config_file, capsys, full_disk):
+    with full_disk(10):
+        code = main.main(["bench-input", "--config", config_file, "--batches", "1"])
+    error = capsys.readouterr().err
+    assert code == 2 and "tiny.json cannot be written" in error
+    assert error.count("\n") == 1

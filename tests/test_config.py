@@ -9,6 +9,7 @@ from segjax import config as configs
 from segjax import losses, optim, setup
 from segjax.batch import LabelSpec
 from segjax.data.shapes import Shapes
+from segjax.preprocessing import preprocessing
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICK = str(CONFIGS / "resnet_unet.py")
@@ -123,12 +124,34 @@ def test_overrides_reach_the_config_with_their_types():
             r"crop_aspect=.* is not used here: it needs augment.crop_area",
         ),
         (["optim.gamma=0.5"], r"gamma=0\.5 is not used.*multistep"),
+        (["eval.every=5epochs"], r"every='5epochs' must be positive"),
+        (["checkpoint.every=abc"], r"every='abc' must be positive"),
+        (["eval.scales=(1, 'a')"], r"scales=\(1, 'a'\) must be positive factors"),
+        (["augment.scale=(1, 'a')"], r"scale=\(1, 'a'\) must be \(low, high\)"),
+        (["augment.blur=0.5", "augment.blur_sigma=(1,)"], r"sigma=\(1,\) must be"),
+        (["loss.class_weights=('a', 'b')"], r"class_weights=.* between 0 and"),
+        (["data.mean=abc"], r"data\.mean='abc' must lie"),
+        (["data.fit=pad", "data.buffer_size=10.5"], r"buffer_size=10\.5 must be an"),
+        (["eval.mode=slide", "eval.window=-32"], r"window=-32 must be an int or"),
+        (["optim.lr=-1.0"], r"optim\.lr=-1\.0 must lie between 0 and"),
+        (["optim.betas=(1.5, 0.9)"], r"betas=\(1\.5, 0\.9\) must lie between 0 and 1"),
+        (["optim.ema_decay=1.5"], r"ema_decay=1\.5 must lie between 0 and 1"),
+        (["optim.clip_norm=-1.0"], r"clip_norm=-1\.0 must lie between 0 and"),
+        (["loss.weights=(-1.0,)"], r"weights=\(-1\.0,\) must lie between 0 and"),
+        (["task=classification", "augment.crop_area=0.5"], r"area=0\.5 must be \(low"),
     ],
 )
 def test_a_bad_override_is_one_line_that_says_what_to_write(overrides, message):
     with pytest.raises(ValueError, match=message) as caught:
         configs.load(QUICK, [f"--config.{o}" for o in overrides])
     assert "\n" not in str(caught.value)
+
+
+def test_a_knob_whose_none_is_documented_takes_it():
+    config = configs.load(
+        QUICK, ["--config.task=classification", "--config.augment.crop_area=None"]
+    )
+    assert config.augment.crop_area is None
 
 
 @pytest.mark.parametrize(
@@ -222,3 +245,10 @@ def test_one_class_alone_is_refused():
     spec = LabelSpec(("tumour",), ((255, 0, 0),), ignore=(0,))
     with pytest.raises(ValueError, match="one class alone, tumour: .* background"):
         setup.make_loss(configs.load(QUICK), spec)
+
+
+def test_colours_are_changed_of_rgb_images_only():
+    config = configs.load(QUICK, ["--config.augment.hue=0.1"])
+    setup.make_augment(config, preprocessing(config, 3))
+    with pytest.raises(ValueError, match=r"augment\.hue=0\.1 is for RGB, but .* 5 ch"):
+        setup.make_augment(config, preprocessing(config, 5))

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "windows": {"sharding"},
     "cam": {"models", "ops", "batch"},
     "views": {*("setup", "preprocessing", "config", "windows"), *LEAVES, "ops"},
-    "card": {"views", "config", "logs", "batch"},
+    "card": {"views", "config", "logs", "batch", "writing"},
     "inference": {"batch", "names"},
     "stream": {"data"},
 }
@@ -171,6 +171,14 @@ def test_no_module_asks_for_the_default_backend(module):
         assert name != "default_backend", (
             f"{path}:{node.lineno}: the platform is an argument, from the mesh"
         )
+
+
+def test_no_module_resizes_by_jax_image(module):
+    """Its only conventions are its own: ops/resize.py names align_corners."""
+    path, _, tree = module
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "resize":
+            assert ast.unparse(node) != "jax.image.resize", f"{path}:{node.lineno}"
 
 
 def test_files_and_functions_are_short(module):

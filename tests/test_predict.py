@@ -297,15 +297,15 @@ def test_an_image_beyond_memory_is_named_with_the_way_out(run, tmp_path, capsys)
 def test_an_interrupted_run_tells_what_it_did(run, tmp_path, monkeypatch):
     for i in range(12):
         Image.fromarray(painted(scene(16, 16, i))).save(tmp_path / f"{i:02d}.png")
-    done, label = [], predict.Labeller.__call__
+    done, label = [], predict.views.Views.label
 
-    def interrupted(self, image):
+    def interrupted(*args, **options):
         done.append(1)
         if len(done) > 10:
             raise KeyboardInterrupt
-        return label(self, image)
+        return label(*args, **options)
 
-    monkeypatch.setattr(predict.Labeller, "__call__", interrupted)
+    monkeypatch.setattr(predict.views.Views, "label", interrupted)
     assert predicted("--input", str(tmp_path), output=tmp_path / "out") == 130
     told = json.loads((tmp_path / "out" / "boxes.json").read_text())
     assert 1 <= len(told["images"]) <= 10

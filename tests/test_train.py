@@ -587,6 +587,7 @@ def test_inflate_fits_pretrained_weights_to_other_channels(finished, tmp_path):
     [
         (["trane"], "no command 'trane'; did you mean train"),
         (["--config", "x.py"], "x.py: there is no such file"),
+        (["--config", str(QUICK), "--config.optim.lr", "1"], "lr has no value; write"),
         (["--config", str(QUICK), "--config.data.batch_size=12"], "use 8 or 16"),
         (["--config", str(QUICK), "--config.mesh.data=3"], "there are 8 devices"),
         (["--config", str(QUICK), "--config.loss.name=dise"], "did you mean 'dice'"),

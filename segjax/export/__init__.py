@@ -17,6 +17,7 @@ from segjax import logs
 from segjax.export import agreement, onnx, savedmodel, stablehlo, torch
 from segjax.export.network import Network, Trained, restore
 from segjax.export.stablehlo import load as load_stablehlo
+from segjax.writing import write_text
 
 __all__ = ["FORMATS", "export", "load_stablehlo"]
 
@@ -121,7 +122,7 @@ def export(
     finally:
         _remove(draft)
     record = output.with_name(f"{output.name}.json")
-    record.write_text(json.dumps(logs.plain(about), indent=2) + "\n")
+    write_text(record, json.dumps(logs.plain(about), indent=2) + "\n")
     print(
         f"{said}, step {trained.step}: {output}; differs by at most "
         f"{check['relative_difference']:.1e} of the largest logit on {check['count']} "

@@ -1,7 +1,8 @@
 """Which formulation computes an operation: the one place where that is decided.
 
 Every function takes ``platform`` ("cpu", "tpu", "gpu" or None, which means plain), the
-dtype and shapes without the batch dimension, and returns the formulation's name. Each
+dtype and shapes without the batch dimension (but :func:`beside`, whose formulation puts
+the images of a batch into one), and returns the formulation's name. Each
 formulation equals the plain one: forward and all gradients (tests/ops). The numbers
 behind the CPU rows are in the functions' comments: GF/s of XLA's own filter gradient
 against the formulation's, float32, an AVX-512 core (two of them in "dot", "patches").

@@ -23,6 +23,7 @@ from segjax.data import pipeline
 from segjax.report import album, classification, frame, guesses, page
 from segjax.report.account import Account, Truth, pack
 from segjax.report.sections import Subject, read_lines
+from segjax.writing import write_text
 
 __all__ = ["report"]
 
@@ -57,9 +58,8 @@ class Network:
 
     def add(self, image: np.ndarray, truth: Truth) -> None:
         """Predict an image [h, w, C] as config.eval says, and count."""
-        probabilities = cast(views.Views, self.views)(self.variables, image)
-        prediction = probabilities.argmax(-1).astype(np.uint8)
-        self.account.add(truth, prediction, probabilities.max(-1))
+        seen = cast(views.Views, self.views)
+        self.account.add(truth, *seen.label(self.variables, image))
 
     def subject(self, name: str) -> Subject:
         """What the page says of it."""
@@ -218,7 +218,9 @@ def report(
     split = str(split or parts.config.data.eval_split)
     source = setup.open_split(parts.config, split)
     if against is not None:
-        networks.append(Network.load(against, (), checkpoint))
+        # Both seen alike; the data is the first run's.
+        alike = [text for text in overrides if text.startswith("--config.eval.")]
+        networks.append(Network.load(against, alike, checkpoint))
     for network in networks:
         _check(network.workdir, network.parts, source, parts.config.task)
     about = {
@@ -235,7 +237,7 @@ def report(
         text, subjects = _page(networks, source, about, bar)
     path = output or workdir / f"report_{split}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     key, name = ("top1", "top-1") if "top1" in subjects[0].summary else ("miou", "mIoU")
     for subject in subjects:
         score = 100 * (subject.summary[key] or 0.0)
