@@ -269,7 +269,8 @@ down to 3 % of the pixels (`experiments/simulate.py`). A test at 5 % should reje
   even 5 are enough.
 
 The smallest p of four comparisons is multiplied by four, so the tests have to hold at
-1.25 %, too:
+1.25 %, too. With 3 seeds and images of their own crossed errs in more; how far below
+0.001 a p is, nothing here tells, and the tables of studies do not say:
 
 {small}
 

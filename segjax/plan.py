@@ -230,7 +230,9 @@ def compile_step(name: str, lowered: Any, topology: str, say) -> Compiled:
     Kept is what the compiler said, not what :func:`describe` makes of it.
     """
     versions = [importlib.metadata.version("jaxlib"), topology, str(_libtpu())]
-    text = "\n".join([*versions, lowered.as_text()])
+    # The compilers' own settings make other programs of it.
+    flags = [os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    text = "\n".join([*versions, *filter(None, flags), lowered.as_text()])
     stem = hashlib.sha256(text.encode()).hexdigest()
     path = cache.folder("programs") / f"{stem}.json.gz"
     if path.is_file():
@@ -302,6 +304,9 @@ def plan(
             "CPU device; its FLOPs and bytes are told, no estimate for the TPU"
         )
         devices = jax.devices("cpu")[:1]
+        # Of one device: whatever the config's mesh and groups of devices are.
+        config.mesh.data = config.mesh.fsdp = config.mesh.spatial = 1
+        config.model.norm_group = "all"
     count = max(len(devices) // chip.per_chip, 1) if estimated else 1
     if batch_per_chip is not None:
         config.data.batch_size = batch_per_chip * count

@@ -8,7 +8,7 @@ state of a generator.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from segjax.metrics import (
     confusion_of_scores,
 )
 from segjax.ops.sampling import resize_logits
-from segjax.ops.scores import finish, predictions
+from segjax.ops.scores import Scores, finish, predictions
 from segjax.optim import ema_update
 
 # Streams of random numbers; a number once given never changes its meaning, or old
@@ -106,8 +106,13 @@ def _forward(model: nn.Module, loss: Loss | ImageLoss, aux_weight: float, counts
         )
         with jax.named_scope("loss"):
             value, predicted = loss.of_scores(scores, labels, counts)
-        for auxiliary in jax.tree.leaves(updates.get("auxiliary", {})):
-            value += aux_weight * loss.value(auxiliary, labels, counts)
+        auxiliary = updates.get("auxiliary", {})
+        for found in jax.tree.leaves(auxiliary, is_leaf=lambda x: type(x) is Scores):
+            if isinstance(found, Scores):
+                extra = cast(Loss, loss).of_scores(found, labels, counts)[0]
+            else:  # a classifier's logits
+                extra = loss.value(found, labels, counts)
+            value += aux_weight * extra
         return value, (updates.get("batch_stats", {}), (scores, predicted))
 
     return forward

@@ -63,6 +63,38 @@ def test_without_libtpu_the_cpus_analysis_is_told(config_file, no_libtpu, capsys
     assert json.loads(output.read_text())["steps"] == result["steps"]
 
 
+def test_without_libtpu_a_config_of_many_devices_is_told_too(config_file, no_libtpu):
+    overrides = ["mesh.fsdp=2", "mesh.spatial=2", "model.norm_group=2"]
+    config = configs.load(str(config_file), [f"--config.{o}" for o in overrides])
+    found = plans.plan(config, "tiny", "v5e:2x2", classes=4, steps=("eval",))
+    assert found["devices"] == 1 and found["steps"]["eval"]["peak_bytes"] > 0
+
+
+def test_other_compiler_flags_are_another_plan(config_file, monkeypatch):
+    class Lowered:
+        compiled = 0
+
+        def as_text(self):
+            return "program"
+
+        def compile(self):
+            Lowered.compiled += 1
+            raise InterruptedError
+
+    folder = plans.cache.folder("programs")
+    row = plans.Compiled("", 1.0, 1.0, 1, 1, 1.0)
+    content = plans.json.dumps(plans.dataclasses.asdict(row)).encode()
+    versions = [importlib.metadata.version("jaxlib"), "cpu", str(plans._libtpu())]
+    stem = plans.hashlib.sha256("\n".join([*versions, "program"]).encode())
+    (folder / f"{stem.hexdigest()}.json.gz").write_bytes(plans.gzip.compress(content))
+    for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+    assert plans.compile_step("train", Lowered(), "cpu", print) == row
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_enable_latency_hiding=true")
+    with pytest.raises(InterruptedError):
+        plans.compile_step("train", Lowered(), "cpu", print)
+
+
 def test_two_plans_side_by_side(config_file, no_libtpu, capsys):
     other = config_file.with_name("larger.py")
     sizes = "batch_size = 8\n    config.eval.batch_size = 2"

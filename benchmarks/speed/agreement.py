@@ -61,7 +61,7 @@ def logits_error(network: Network, reference: Any, state: Mapping[str, Any]) -> 
     """Largest error over largest logit in float32, batch norms folded and not."""
     import torch
 
-    network = replace(network, batch=1)
+    # The timed shape: formulations depend on the number of images, too.
     model, x = network.segjax(), network.image()
     variables = variables_of(model, state)
     with torch.inference_mode():

@@ -52,6 +52,7 @@ class Worker:
             "weights": str(weights),
         }
         environment = {**os.environ, "GLIBC_TUNABLES": HUGE * contestant.huge}
+        environment["JAX_PLATFORMS"] = "cpu"  # PyTorch's contestants stay there, too
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [*WORKER, json.dumps(spec)],

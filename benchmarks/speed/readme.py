@@ -22,7 +22,7 @@ def rivals(task: str, content: Mapping[str, Any]) -> str:
         peaks = row["peak_bytes"]
         theirs = min(p for n, p in peaks.items() if n.split()[0] == "torch")
         memory = peaks[contest.SEGJAX.name] / theirs
-        speed = contest.spread(contest.ratios(row, "torch"))
+        speed = contest.spread(contest.ratios(row, "torch") or [])
         rows.append((key, speed, f"{memory:.2f}", f"{row['others_busy']:.0%}"))
     header = (
         *(f"{task}, images", "speed, segjax : PyTorch"),
@@ -52,7 +52,10 @@ def fed(content: Mapping[str, Any]) -> str:
     rows = []
     for key, row in content["rows"].items():
         speeds = row["images_per_s"]
-        for name, label in (("decoding", "first epoch"), ("run", "run of 20 epochs")):
+        for name, label in (
+            ("decoding", "first epoch"),
+            ("run", "run of 20 epochs (from two rows of the record)"),
+        ):
             pairs = zip(speeds[name], speeds["torch"], strict=True)
             ratios = [ours / theirs for ours, theirs in pairs]
             cells = (key, label, f"{statistics.median(speeds[name]):.0f}")

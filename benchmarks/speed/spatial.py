@@ -128,7 +128,7 @@ def render(content: Mapping[str, Any]) -> str:
         )
         memory = [
             f"{bytes['each'] / 2**20:,.0f} of {bytes['one'] / 2**20:,.0f} "
-            f"(1/{bytes['one'] / bytes['each']:.1f})"
+            f"(1/{bytes['one'] / bytes['each']:.2f})"
             for bytes in (row["temporary_bytes"], row["all_bytes"])
         ]
         difference = f"{row['largest_difference']:.1e} of {row['largest_logit']:.1f}"

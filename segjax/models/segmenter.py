@@ -20,7 +20,7 @@ class Segmenter(nn.Module):
 
     ``auxiliary`` is an FCN head on the second deepest map, or the encoder's
     ``auxiliary_map``. In training its logits are sown in the collection "auxiliary", at
-    the image's size.
+    the image's size; by :meth:`scores` as unfinished scores, too.
     """
 
     encoder: nn.Module
@@ -32,8 +32,13 @@ class Segmenter(nn.Module):
     auxiliary: FCNHead | None = None
 
     @nn.compact
-    def scores(self, image: jax.Array, *, train: bool = False) -> Scores:
-        """Image f[B, H, W, C] -> unfinished scores in the compute dtype."""
+    def scores(
+        self, image: jax.Array, *, train: bool = False, finished: bool = False
+    ) -> Scores:
+        """Image f[B, H, W, C] -> unfinished scores in the compute dtype.
+
+        ``finished``: those of the auxiliary head are sown as logits.
+        """
         if image.ndim != 4 or image.shape[3] != self.in_channels:
             raise ValueError(
                 f"image has shape {image.shape}; this model takes "
@@ -62,7 +67,7 @@ class Segmenter(nn.Module):
             self.sow(
                 "auxiliary",
                 "logits",
-                finish(Scores(scores, rule)),
+                finish(Scores(scores, rule)) if finished else Scores(scores, rule),
                 # Not a growing tuple: the logits of init are not to stay.
                 reduce_fn=lambda before, now: now,
                 init_fn=lambda: jnp.zeros(()),
@@ -74,4 +79,4 @@ class Segmenter(nn.Module):
 
     def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
         """Image f[B, H, W, C] -> logits float32[B, H, W, K] (float64: see build)."""
-        return finish(self.scores(image, train=train))
+        return finish(self.scores(image, train=train, finished=True))

@@ -7,6 +7,7 @@ import pytest
 
 from segjax import models
 from segjax.models import build
+from segjax.ops.scores import Scores, finish
 from tests.models.families import SMALL
 
 KEY = jax.random.key(0, impl="rbg")  # compiles faster
@@ -52,6 +53,31 @@ def test_every_decoder_takes_one(decoder):
     assert found.dtype == jnp.float32
     _, new = jax.eval_shape(run(model, False), variables, x)
     assert not new.get("auxiliary")
+
+
+def test_the_training_step_gets_unfinished_scores():
+    """Which become logits strip by strip, as the network's own."""
+    model = small("upernet")
+    x = np.random.default_rng(0).normal(size=(2, 64, 96, 3)).astype(np.float32)
+
+    @jax.jit
+    def both():
+        variables = model.init(KEY, x)
+        made = {k: variables[k] for k in ("params", "batch_stats")}
+        _, whole = run(model, True)(made, x)
+        _, new = model.apply(
+            made,
+            x,
+            train=True,
+            method="scores",
+            mutable=["auxiliary", "batch_stats"],
+            rngs={"dropout": KEY},
+        )
+        return whole["auxiliary"]["logits"], new["auxiliary"]["logits"]
+
+    logits, scores = both()
+    assert isinstance(scores, Scores) and scores.array.shape == (2, 4, 6, 5)
+    np.testing.assert_allclose(finish(scores), logits, rtol=1e-6, atol=1e-6)
 
 
 def test_mobilenet_v3_has_it_at_stride_8():

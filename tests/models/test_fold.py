@@ -8,6 +8,7 @@ import pytest
 from benchmarks.pairs import draw
 from segjax.models import build_classifier, fold_batch_norm
 from tests.models.test_contract import small, traced
+from tests.models.test_packed import make
 
 # (pair, how many batch norms stay): DenseNet's come before their convolutions, and so
 # do those that follow a sum, a concatenation or a pooling.
@@ -43,6 +44,22 @@ def test_the_logits_stay(encoder, decoder, left):
     assert 0 < error <= 1e-5  # another order of the same products, so not quite 0
     with pytest.raises(ValueError, match="running statistics"):
         folded.apply(fewer, x, train=True)
+
+
+def test_norms_of_packed_maps_fold_too():
+    """The last stages of a U-Net for a TPU, in float64."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        model, image = make("tpu", "unet"), jnp.asarray(rng.normal(size=(1, 16, 24, 3)))
+        shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+        variables = jax.tree.map(jnp.asarray, draw(shapes, 0))
+        scores = model.apply(variables, image, method="scores")
+        assert scores.rule.packed == (2, 4)
+        folded, fewer = fold_batch_norm(model, variables)
+        assert norms(fewer) == 0 < norms(variables)
+        wanted = np.asarray(jax.jit(model.apply)(variables, image))
+        found = np.asarray(jax.jit(folded.apply)(fewer, image))
+    assert np.abs(found - wanted).max() <= 1e-10 * np.abs(wanted).max()
 
 
 def test_norms_that_come_first_stay():
