@@ -75,7 +75,7 @@ def fresh_states(group: Group, parts, tx, mesh) -> Any:
     for seed in group.seeds:
         state = init(stream_key(seed, "init"))
         if group.config.model.pretrained is not None:
-            state = warm_start(parts, state)
+            state, _ = warm_start(parts, state)
         states.append(jax.device_get(state))
     return replicas.stack(states, mesh)
 

@@ -36,21 +36,28 @@ def probability(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
+def small(p: float) -> str:
+    """In a table. How far below 0.001 it is, three seeds cannot tell."""
+    return "<0.001" if p < 0.001 else f"{p:.2g}"
+
+
 def sentence(pair: Pair, metric: str) -> str:
     """The verdict on a comparison, in plain words."""
     found = pair.found
-    numbers = (
-        f"{points(found.effect, True)} points of {metric}, 95 % interval "
-        f"{points(found.low, True)} to {points(found.high, True)}, "
-        f"{probability(pair.adjusted)}"
-    )
+    p = probability(pair.adjusted)
     if pair.sure:
-        better, worse = pair.first, pair.second
+        better, worse, bounds = pair.first, pair.second, (found.low, found.high)
         if found.effect < 0:
-            better, worse = worse, better
-        return f"**{better} is better than {worse}**: {pair.first} has {numbers}."
+            better, worse, bounds = worse, better, (-found.high, -found.low)
+        low, high = map(points, bounds)
+        return (
+            f"**{better} is better than {worse}** by {points(abs(found.effect))} "
+            f"points of {metric}, 95 % interval {low} to {high}, {p}."
+        )
     return (
-        f"**Cannot tell {pair.first} from {pair.second}**: {numbers}. A true "
+        f"**Cannot tell {pair.first} from {pair.second}**: the first has "
+        f"{points(found.effect, True)} points of {metric} more, 95 % interval "
+        f"{points(found.low, True)} to {points(found.high, True)}, {p}. A true "
         f"difference of {points(found.detectable)} points would have been found in "
         f"{100 * statistics.POWER:.0f} % of such studies."
     )
@@ -70,8 +77,10 @@ def verdict(analysis: Analysis) -> str:
         lines += [
             "",
             f"{len(study.seeds)} seeds, the same for all; t tests on differences per "
-            "seed with images and seeds as sources of chance, p after Holm for "
-            f"{len(analysis.pairs)} comparisons ([how](../../../docs/statistics.md)). "
+            "seed with images and seeds as sources of chance. Intervals are each "
+            "comparison's own; p is after Holm for "
+            f"{len(analysis.pairs)} comparisons, so an interval may leave out 0 where "
+            "the verdict is 'cannot tell' ([how](../../../docs/statistics.md)). "
             "All numbers: [table.md](table.md).",
         ]
     return "\n".join(lines) + "\n"
@@ -96,7 +105,7 @@ def _scores(analysis: Analysis) -> str:
             )
         )
     header = ("variant", "changes", "mean", "SD", "95 %", "seeds")
-    return table((*header, "M parameters", "GMACs", "s a run"), rows)
+    return table((*header, "M parameters", "GMACs", "s, fastest run"), rows)
 
 
 def _comparisons(analysis: Analysis) -> str:
@@ -108,8 +117,8 @@ def _comparisons(analysis: Analysis) -> str:
                 f"{pair.first} - {pair.second}",
                 points(found.effect, True),
                 f"{points(found.low, True)} to {points(found.high, True)}",
-                f"{found.p:.2g}",
-                f"{pair.adjusted:.2g}",
+                small(found.p),
+                small(pair.adjusted),
                 points(found.detectable),
                 f"{points(found.seed_sd)} : {points(found.image_sd)}",
                 f"{found.df:.1f}",
@@ -218,13 +227,16 @@ def repeated(checks: Sequence[Mapping[str, Any]]) -> str:
 
 def short(analysis: Analysis) -> str:
     """The verdict in the index."""
-    total, done = len(analysis.study.runs), len(analysis.runs)
+    study = analysis.study
+    total, done = len(study.runs), len(analysis.runs)
     told = [
         f"{pair.first} - {pair.second}: {points(pair.found.effect, True)} "
         f"[{points(pair.found.low, True)}, {points(pair.found.high, True)}]"
         + ("" if pair.sure else ", cannot tell")
         for pair in analysis.pairs
     ]
+    if told and study.primary != "miou":
+        told.insert(0, scores.title(study.primary))
     if done < total:
         told.insert(0, f"{done} of {total} runs" if done else "not run yet")
     return "; ".join(told)

@@ -87,7 +87,8 @@ class Runner:
                 raise ValueError(f"another process is at {workdir}") from None
             if (variant, seed) in self.store.runs():
                 return f"{name}: done already"
-            if not self._finished(variant, seed):
+            refuse_another(self.config(variant, seed), workdir)
+            if not (workdir / "result.json").is_file():
                 process("segjax.main", self.command(variant, seed), log, held)
             process("experiments.count", [str(workdir)], log, held)
             line = self.line(variant, seed)
@@ -98,14 +99,9 @@ class Runner:
         score = 100 * line["miou"]
         return f"{name}: mIoU {score:.2f} in {seconds:.0f} s, {rate:.1f} images/s"
 
-    def _finished(self, variant: str, seed: int) -> bool:
-        """Whether the workdir holds this very run, trained to its end."""
-        workdir = self.workdir(variant, seed)
-        if not (workdir / "result.json").is_file():
-            return False
-        stored = configs.from_json((workdir / "config.json").read_text())
-        wanted = configs.load(str(self.study.path), self.flags(variant, seed))
-        return not configs.differences(wanted, stored)
+    def config(self, variant: str, seed: int) -> configs.Config:
+        """Of a run, with the flags for every run."""
+        return configs.load(str(self.study.path), self.flags(variant, seed))
 
     def line(self, variant: str, seed: int) -> dict[str, Any]:
         """What is kept of a finished run."""
@@ -159,6 +155,24 @@ def process(module: str, arguments: Sequence[str], log: Path, held: int) -> None
         words = log.read_text().strip().splitlines()[-1:] or ["nothing"]
         raise ValueError(
             f"{log}: {module} ended with {done.returncode}; it said: {words[0]}"
+        )
+
+
+def refuse_another(wanted: configs.Config, workdir: Path) -> None:
+    """Refuse a workdir that another config has begun.
+
+    `segjax train` goes on with more steps: half of such a run had another schedule.
+
+    Raises:
+      ValueError: with the first key that differs.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        return
+    changed = configs.differences(wanted, configs.from_json(path.read_text()))
+    for key, (now, then) in changed.items():
+        raise ValueError(
+            f"{workdir} was begun with {key} = {then!r}, now it is {now!r}; remove it"
         )
 
 

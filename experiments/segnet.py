@@ -26,6 +26,7 @@ PRIMARY = "miou"
 SEEDS = (0, 1, 2)
 COMPARISONS = (
     ("unpool", "bilinear"),
+    ("deconvolution", "bilinear"),
     ("unpool", "deconvolution"),
     ("unpool_add", "unpool"),
 )

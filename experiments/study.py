@@ -106,18 +106,24 @@ def load(path: str | Path) -> Study:
     missing = [name for name in needed if name not in found]
     if missing:
         raise ValueError(f"{path}: {', '.join(missing)} is missing; write it down")
-    variants = {name: dict(given) for name, given in made.items()}
-    baseline = next(iter(variants), "")
-    pairs = found.get("COMPARISONS") or [(v, baseline) for v in variants][1:]
-    study = Study(
-        path=path,
-        question=(found.get("__doc__") or "").strip().split("\n")[0],
-        hypothesis=" ".join(found["HYPOTHESIS"].split()),
-        primary=found["PRIMARY"],
-        seeds=tuple(found["SEEDS"]),
-        variants=variants,
-        comparisons=tuple((a, b) for a, b in pairs),
-    )
+    try:
+        variants = {name: dict(given) for name, given in made.items()}
+        baseline = next(iter(variants), "")
+        pairs = found.get("COMPARISONS") or [(v, baseline) for v in variants][1:]
+        study = Study(
+            path=path,
+            question=(found.get("__doc__") or "").strip().split("\n")[0],
+            hypothesis=" ".join(found["HYPOTHESIS"].split()),
+            primary=str(found["PRIMARY"]),
+            seeds=tuple(found["SEEDS"]),
+            variants=variants,
+            comparisons=tuple((a, b) for a, b in pairs),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: {error}; HYPOTHESIS and PRIMARY are texts, SEEDS a tuple, "
+            "variants() a dict of dicts, COMPARISONS pairs of its names"
+        ) from error
     _check(study)
     return study
 
@@ -126,7 +132,9 @@ def _check(study: Study) -> None:
     path = study.path
     if not study.question.endswith("?"):
         raise ValueError(f"{path}: its docstring begins with no question (... ?)")
-    if len(set(study.seeds)) < FEW:
+    if len(set(study.seeds)) < len(study.seeds):
+        raise ValueError(f"{path}: SEEDS = {study.seeds} has one twice")
+    if len(study.seeds) < FEW:
         raise ValueError(
             f"{path}: SEEDS = {study.seeds} are fewer than {FEW}; seeds move results "
             "by points"

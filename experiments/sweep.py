@@ -28,10 +28,11 @@ import numpy as np
 
 from benchmarks.record import table
 from experiments import scores, store
-from experiments.run import process
+from experiments.run import process, refuse_another
 from segjax import config as configs
 
 METHODS = ("grid", "random", "halving")
+OF_CLASSIFIERS = ("top1", "top5")
 Trial = dict[str, str]
 """Config key -> value, as the command line takes it."""
 
@@ -168,9 +169,8 @@ class Sweep:
         flags = [*self.fixed, *given]
         wanted = configs.load(str(self.config), flags)
         path = workdir / "result.json"
-        if not path.is_file() or configs.differences(
-            wanted, configs.from_json((workdir / "config.json").read_text())
-        ):
+        refuse_another(wanted, workdir)
+        if not path.is_file():
             command = ["train", "--config", str(self.config), *flags]
             with store.locked(self.workdir / f"{name}.lock") as held:
                 log = self.workdir / f"{name}.log"
@@ -199,10 +199,13 @@ def halve(
     sweep: Sweep, trials: Mapping[str, Trial], steps: int, eta: int, least: int
 ) -> list[tuple[str, int, float]]:
     """Successive halving: (name, steps, score) of every training, in order."""
-    alive, rows = dict(trials), []
+    alive, rows, found = dict(trials), [], {}
     for count, length in rungs(len(trials), steps, eta, least):
         if rows:
             ranked = sorted(alive, key=lambda name: -found[name])
+            ranked = [name for name in ranked if found[name] > -math.inf]
+            if not ranked:
+                raise ValueError("every trial of a rung failed: nothing to choose from")
             alive = {name: alive[name] for name in ranked[:count]}
         found = sweep.scores(alive, length)
         rows += [(name, length, found[name]) for name in alive]
@@ -233,7 +236,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--eta", type=int, default=3, help="halving: kept is 1/eta")
     parser.add_argument("--min-steps", type=int, default=1, help="of the first rung")
-    parser.add_argument("--metric", choices=[*scores.METRICS], default="miou")
+    known = [*scores.METRICS, *OF_CLASSIFIERS]
+    parser.add_argument("--metric", choices=known, help="default: miou, or top1")
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="at a time")
     return parser
@@ -247,12 +251,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         space = parse(args.set)
         base = configs.load(str(args.config), fixed)
+        if args.trials < 1:
+            raise ValueError(f"--trials {args.trials}: write 1 or more")
+        classes = base.task == "classification"
+        metric = args.metric or ("top1" if classes else "miou")
+        if (metric in OF_CLASSIFIERS) != classes:
+            known = OF_CLASSIFIERS if classes else (*scores.METRICS,)
+            raise ValueError(
+                f"--metric {metric}: a run of {base.task} has {', '.join(known)}"
+            )
         drawn = grid(space) if args.method == "grid" else None
         if drawn is None:
             drawn = draw(space, args.trials, args.seed)
         trials = {f"trial-{i:03}": trial for i, trial in enumerate(drawn)}
         places = args.config.absolute(), args.workdir.absolute()
-        sweep = Sweep(places[0], tuple(fixed), places[1], args.metric, args.jobs)
+        sweep = Sweep(places[0], tuple(fixed), places[1], metric, args.jobs)
         if args.method == "halving":
             if base.steps is None:
                 raise ValueError(
@@ -263,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             found = sweep.scores(trials)
             rows = [(name, base.steps or 0, score) for name, score in found.items()]
-        told = text(args.metric, trials, rows)
+        told = text(metric, trials, rows)
         (sweep.workdir / "sweep.md").write_text(told)
     except (ValueError, OSError) as error:
         print(f"experiments.sweep: {error}", file=sys.stderr)

@@ -321,7 +321,7 @@ def evaluate(
         card.check_protocol(protocol, measured)
     variables, step = setup.restore_variables(parts, workdir, checkpoint)
     console = Console(soft_wrap=True)
-    for line in views.advice(parts.config, sizes):
+    for line in views.without_effect(parts.config) + views.advice(parts.config, sizes):
         console.print(line, highlight=False, markup=False)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"evaluating {split}", total=len(source))

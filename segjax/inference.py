@@ -1,13 +1,14 @@
 """Pictures of labels: palettes, overlays, legends. Plain NumPy and Pillow."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from segjax.batch import IGNORE, LabelSpec
+from segjax.data.inputs import output_names
 
 _MARGIN = 6  # px around the legend's entries
 _PANEL = 240  # px, the least width of a picture in a triptych
@@ -125,12 +126,17 @@ def draw_examples(
     ``examples[i]`` has ``id``, ``image`` and ``label``, ``predictions[i]`` uint8[h, w].
     """
     rows = []
-    for index, prediction in sorted(predictions.items()):
-        example = examples[index]
+    chosen = {index: examples[index] for index in sorted(predictions)}
+    paths = [PurePosixPath(f"{example['id']}.png") for example in chosen.values()]
+    names = output_names(paths, ("",), taken=("overview.png",))
+    for name, (index, example) in zip(names, chosen.items(), strict=True):
+        prediction = predictions[index]
         image = display_image(example["image"])
         rows.append((image, example["label"], prediction))
         picture = triptych([rows[-1]], spec)
-        write_png(folder / f"{Path(example['id']).name}.png", picture)
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(path, picture)
     overview = triptych(rows, spec)
     write_png(folder / "overview.png", overview)
     return overview

@@ -44,7 +44,7 @@ class Options:
     """``write``: which pictures (None: all); ``every``: of a video's frames, each n-th.
 
     ``min_area`` px and ``connectivity`` of regions: see :func:`segjax.regions.find`.
-    ``programs``: how many padded sizes are compiled at most, with data.fit "pad".
+    ``programs``: how many padded sizes are compiled at most.
     """
 
     write: tuple[str, ...] | None = None
@@ -101,10 +101,10 @@ class Labeller:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise ValueError(
-                f"{height}x{width} px do not fit the device's memory; add "
-                "--config.eval.mode=slide, which labels by windows"
-            ) from error
+            told = f"{height}x{width} px do not fit the device's memory"
+            if self._run.fit == "pad":
+                told += "; add --config.eval.mode=slide, which labels by windows"
+            raise ValueError(told) from error
         return label[0, :height, :width], confidence[0, :height, :width]
 
 
@@ -213,8 +213,8 @@ class Detections(Results):
 def _find(source: Sequence[str], output: Path) -> list[inputs.Item]:
     """The files to label; says which were passed over."""
     items, passed = inputs.find(source, output, ENDINGS, sys.stdin)
-    if passed:
-        print(f"{passed} videos in folders are passed over; name them to label frames")
+    for text in inputs.advice(passed):
+        print(text)
     videos = [item.path for item in items if item.is_video]
     if videos:
         video.library(videos[0])  # before a network is loaded
@@ -252,8 +252,8 @@ def _padding(
 ) -> int:
     """:func:`padding` for images of ``sizes``; says so if it is coarser than usual."""
     bucket = parts.config.eval.bucket
-    if parts.config.eval.mode != "whole" or parts.pre.fit != "pad":
-        return bucket  # whatever the images' sizes, the network sees one
+    if parts.config.eval.mode != "whole":
+        return bucket  # whatever the images' sizes, the network sees a window's
 
     def ask(size: Callable) -> tuple[int, int] | None:
         try:
@@ -326,6 +326,8 @@ def predict(
         writer = localize.HeatWriter(partial(save, output), spec, pictures)
         results = localize.Classes(console)
     else:
+        for line in views.without_effect(parts.config):
+            console.print(line, highlight=False, markup=False)
         multiple = _padding(parts, sizes, options.programs, threads, console)
         network = Labeller(views.views_of(parts), variables, multiple)
         spec = cast(LabelSpec, parts.spec)

@@ -133,8 +133,9 @@ class Run:
         init = jax.jit(self.parts.init(self.tx), out_shardings=self.shardings)
         state = init(key)
         if self.config.model.pretrained is not None:
-            state = warm_start(self.parts, state)
-            self.logs.info(f"weights from {self.config.model.pretrained}")
+            state, new = warm_start(self.parts, state)
+            text = f"weights from {self.config.model.pretrained}"
+            self.logs.info(text + f"; {', '.join(new)} without" * bool(new))
         return state
 
     def compile(self, batch) -> None:

@@ -309,6 +309,21 @@ def advice(config: Config, sizes: Sequence[Size]) -> list[str]:
     ]
 
 
+def without_effect(config: Config) -> list[str]:
+    """A line on windows that hold all that the network gets to see of an image."""
+    recipe, size = recipe_of(config), pair(config.data.image_size)
+    seen = [max(recipe.scales) * length for length in size]
+    if recipe.mode == "whole" or config.data.fit != "resize":
+        return []
+    if any(n > w for n, w in zip(seen, recipe.window, strict=True)):
+        return []
+    return [
+        "config.eval.mode='slide' changes nothing: config.data.fit='resize' brings "
+        f"every image to {size[0]}x{size[1]}, which is one window; train with "
+        "data.fit='pad' for windows at the images' own size"
+    ]
+
+
 def recipe_of(config: Config) -> Recipe:
     """The config's ``eval`` knobs; a window that is not given is the training size."""
     options = config.eval

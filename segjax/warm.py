@@ -20,8 +20,11 @@ HEADS = ("params/head/*", "params/encoder/aux[12]/*", "batch_stats/encoder/aux[1
 NOT_ENCODER = (*HEADS, "*/decoder/*", "*/auxiliary/*")
 
 
-def warm_start(parts: Parts, state: TrainState) -> TrainState:
+def warm_start(parts: Parts, state: TrainState) -> tuple[TrainState, list[str]]:
     """The state with the parameters of ``model.pretrained``.
+
+    What that has not keeps its value in ``state``, which the run's seed gave it; the
+    names of these modules, such as "decoder", come second.
 
     That is another run's workdir (everything that has the same shape but the head is
     taken; of a run of another task the encoder), a file of PyTorch weights, of the
@@ -53,11 +56,13 @@ def warm_start(parts: Parts, state: TrainState) -> TrainState:
             image_shape=(*parts.pre.image_size, parts.pre.channels),
             allow_missing=("decoder/*", "head/*", "auxiliary/*"),
             inflate=inflate,
+            initialize=False,
         )
     params = _merge(state.params, loaded["params"])
     stats = _merge(state.batch_stats, loaded.get("batch_stats", {}))
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, batch_stats=stats, ema=ema)
+    state = dataclasses.replace(state, params=params, batch_stats=stats, ema=ema)
+    return state, _lacking(variables["params"], loaded["params"])
 
 
 def task_of_run(path: Path) -> Task:
@@ -67,6 +72,17 @@ def task_of_run(path: Path) -> Task:
             stored = configs.from_json((folder / "config.json").read_text())
             return TASKS[stored.task]
     return TASKS["segmentation"]
+
+
+def _lacking(wanted: Any, loaded: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The highest modules of ``wanted`` of which ``loaded`` has nothing."""
+    names = []
+    for key, value in wanted.items():
+        if key not in loaded:
+            names.append(f"{prefix}{key}")
+        elif isinstance(value, Mapping):
+            names += _lacking(value, loaded[key], f"{prefix}{key}/")
+    return names
 
 
 def _merge(fresh: Any, loaded: Any) -> Any:

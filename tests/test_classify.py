@@ -237,6 +237,7 @@ def test_a_segmentation_starts_from_the_classifiers_encoder(
         segmentation(f"model.pretrained={finished[0] / below}"), tmp_path / "warm"
     )
     said = capsys.readouterr().out  # before the first wait
+    assert f"weights from {finished[0] / below}; head without" in said
     assert said.startswith(
         "examples: 3000 of train, 200 of val; 8 classes: wall, floor,"
     )

@@ -90,3 +90,13 @@ def test_a_legend_wraps_and_keeps_every_colour():
     got = inference.triptych([(picture(10, 10), label, label)], spec)
     legend = {tuple(colour) for colour in got[242:].reshape(-1, 3)}
     assert set(spec.palette) <= legend
+
+
+def test_examples_of_one_name_in_two_folders_are_two_pictures(tmp_path):
+    image, label = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
+    ids = ("a/01", "b/01", "overview", "../c")
+    examples = [{"id": name, "image": image, "label": label} for name in ids]
+    inference.draw_examples(tmp_path, examples, dict.fromkeys(range(4), label), SPEC)
+    found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png"))
+    names = ["a/01.png", "b/01.png", "c.png", "overview.png", "overview.png.png"]
+    assert found == names

@@ -530,7 +530,8 @@ def test_a_warm_start_takes_the_other_runs_parameters(finished):
     abstract = parts.abstract_state(tx)
     where = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     fresh = jax.jit(parts.init(tx), out_shardings=where)(jax.random.key(5))
-    warm = warm_start(parts, fresh)
+    warm, new = warm_start(parts, fresh)
+    assert new == []
     stored, _ = setup.restore_variables(parts, finished[0], "best")
     for a, b in zip(
         jax.tree.leaves(warm.params), jax.tree.leaves(stored["params"]), strict=True
@@ -554,7 +555,14 @@ def test_inflate_fits_pretrained_weights_to_other_channels(finished, tmp_path):
         where = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state(tx))
         key = jax.random.key(5)
         start = jax.jit(parts.init(tx), out_shardings=where)(key)
-        return warm_start(parts, start).params["encoder"]["conv1"]["kernel"]
+        state, new = warm_start(parts, start)
+        # What the file has not is what the run's seed made, not one for all seeds.
+        assert new == sorted({*start.params} - {"encoder"}) and "head" in new
+        for name in new:
+            jax.tree.map(
+                np.testing.assert_array_equal, state.params[name], start.params[name]
+            )
+        return state.params["encoder"]["conv1"]["kernel"]
 
     with pytest.raises(ValueError, match=r"\(64, 5, 7, 7\); .* model.inflate"):
         warm()

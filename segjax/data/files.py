@@ -28,6 +28,14 @@ from segjax.data.decoders import decode
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 """The file name endings, in lower case, that count as images."""
 
+UNREAD = tuple(
+    f".{ending}"
+    for ending in (
+        "npy npz heic heif exr hdr ico svg psd dcm nii gz mat dng cr2 nef arw pdf"
+    ).split()
+)
+"""Endings of pictures that are not read: where one lies among images, it is told."""
+
 Color = tuple[int, int, int]
 File = str | Path | bytes
 """A path, or the file's content."""
@@ -87,8 +95,8 @@ def with_channels(array: np.ndarray, channels: int | None, name: str) -> np.ndar
         return np.repeat(array[:, :, :1], 3, axis=2)
     raise ValueError(
         f"{name}: has {array.shape[2]} channel{'s' * (array.shape[2] != 1)} where "
-        f"{channels} are wanted; convert the file, or set channels to one number that "
-        "suits all images"
+        f"{channels} are wanted (config.data.channels; None: those of the first image "
+        "trained on); convert the file"
     )
 
 

@@ -8,7 +8,7 @@ import glob
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -25,6 +25,7 @@ IMAGES = (
 )
 """What is read in a folder; a file that is named itself may be called anything."""
 
+_PASSED = (*video.EXTENSIONS, *files.UNREAD)
 _MAGIC = frozenset("*?[")
 _DOTS = (".", "..")
 
@@ -50,7 +51,7 @@ def find(
     output: Path,
     endings: Sequence[str],
     lines: Iterable[str] = (),
-) -> tuple[list[Item], int]:
+) -> tuple[list[Item], Counter[str]]:
     """The files that are meant, in order, each once, and their outputs' names.
 
     A name is the file's path below the folder that all have in common. A file that is
@@ -64,29 +65,36 @@ def find(
       lines: standard input.
 
     Returns:
-      The items, and how many videos were passed over because they lie in a folder
-      and were not named themselves.
+      The items, and how many files of a folder were passed over, by their ending:
+      videos, which have to be named themselves, and pictures that are not read.
 
     Raises:
       ValueError: an input does not exist, or there is no image; an output would
         overwrite an input.
     """
     found: dict[str, str] = {}  # path -> the folder it was found through
-    passed = 0
+    passed: Counter[str] = Counter()
     for text in wanted:
         for path, root in _read(text, lines):
             if not os.path.isdir(path):
                 found.setdefault(path, root)
                 continue
+            if os.path.realpath(path) == os.path.realpath(output):
+                raise ValueError(
+                    f"--output {output}: is --input, too; write to another folder"
+                )
             inside = list(_walk(path, os.path.realpath(output)))
             images = [p for p in inside if p.lower().endswith(IMAGES)]
-            videos = sum(video.is_video(Path(p)) for p in inside)
-            passed += videos
+            others = Counter(
+                ending
+                for p in inside
+                if (ending := os.path.splitext(p)[1].lower()) in _PASSED
+            )
+            passed += others
             if not images and text != "-":
-                more = f"; name its {videos} videos themselves" if videos else ""
                 raise ValueError(
                     f"--input {text}: no image in this folder (looked for "
-                    f"{', '.join(IMAGES)}){more}"
+                    f"{', '.join(IMAGES)}){''.join(f'; {t}' for t in advice(others))}"
                 )
             for image in images:
                 found.setdefault(image, path)
@@ -102,6 +110,20 @@ def find(
     items = [Item(path, name) for path, name in zip(paths, names, strict=True)]
     _spare(items, output, endings)
     return items, passed
+
+
+def advice(passed: Mapping[str, int]) -> list[str]:
+    """What to do about files that :func:`find` passed over, a text for each kind."""
+    videos = sum(passed.get(ending, 0) for ending in video.EXTENSIONS)
+    texts = []
+    if videos:
+        texts.append(f"videos ({videos}) are passed over; name them to label frames")
+    pictures = [
+        f"{passed[ending]} {ending}" for ending in files.UNREAD if ending in passed
+    ]
+    if pictures:
+        texts.append(f"{', '.join(pictures)} are not read; convert them to PNG or TIFF")
+    return texts
 
 
 def _read(text: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -145,17 +167,19 @@ def output_names(
     paths: Sequence[PurePosixPath],
     endings: Sequence[str],
     folders: Sequence[bool] | None = None,
+    taken: Iterable[str] = ("boxes.json", "predictions.json"),
 ) -> list[str]:
     """A name for each path, such that no two outputs are the same file.
 
     It is the path without its suffix; with it where another has the same stem; else a
     numbered one. Upper and lower case count as the same, as some systems have it.
-    ``folders`` says for which of them a whole folder is written.
+    ``folders`` says for which of them a whole folder is written; ``taken`` are files
+    that are written besides.
     """
     folders = folders or [False] * len(paths)
     safe = [_inside(path) for path in paths]
     stems = Counter(str(path.with_suffix("")).casefold() for path in safe)
-    outputs, parents = {"boxes.json", "predictions.json"}, set()
+    outputs, parents = set(taken), set()
     names = []
     for path, folder in zip(safe, folders, strict=True):
         stem = str(path.with_suffix(""))

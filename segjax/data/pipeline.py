@@ -222,11 +222,12 @@ class _Decoded:
         self.source, self.buffer, self.fit, self.limit = source, buffer, fit, limit
         self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.bytes = 0
+        self.first: np.ndarray | None = None
         self.lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker process begins with its own empty cache; a lock cannot be pickled.
-        return {**self.__dict__, "kept": {}, "bytes": 0, "lock": None}
+        return {**self.__dict__, "kept": {}, "bytes": 0, "first": None, "lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, lock=threading.Lock())
@@ -240,6 +241,10 @@ class _Decoded:
         image, label = _fitted(example, self.buffer, self.fit)
         size = image.nbytes + label.nbytes
         with self.lock:
+            # Of any batch: the train step is compiled for one type.
+            if self.first is None:
+                self.first = np.empty(0, image.dtype)
+            check_type(example["id"], image, [self.first])
             if index not in self.kept and self.bytes + size <= self.limit:
                 # Views, so that the source's own arrays stay as they were.
                 image, label = image.view(), label.view()
@@ -258,15 +263,7 @@ class _TrainBatch:
 
     def __call__(self, step: int) -> Batch:
         start = step * self.batch_size
-        indices = [int(self.stream[start + row]) for row in self.rows]
-        rows = [self.decoded[index] for index in indices]
-        for index, (image, _) in zip(indices, rows, strict=True):
-            if image.dtype != rows[0][0].dtype:
-                ids = self.decoded.source.ids()
-                raise ValueError(
-                    f"{ids[index]} is {image.dtype} but {ids[indices[0]]} is "
-                    f"{rows[0][0].dtype}; convert the images to one type"
-                )
+        rows = [self.decoded[int(self.stream[start + row])] for row in self.rows]
         return _train_batch(rows, self.decoded.buffer)
 
 

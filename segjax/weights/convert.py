@@ -39,6 +39,7 @@ def load_torch(
     allow_unexpected: Sequence[str] = (),
     naming: str | None = None,
     inflate: str | None = None,
+    initialize: bool = True,
 ) -> dict[str, Any]:
     """Variables of ``model`` with the values of a PyTorch state dict.
 
@@ -52,12 +53,13 @@ def load_torch(
         segmentation_models_pytorch or transformers. A prefix of all names is found.
       image_shape: (H, W, C) to trace the model with; no value depends on it.
       allow_missing: patterns (fnmatch) of names or variable paths ("decoder/*") that
-        may lack in the source; they are initialised with key 0.
+        may lack in the source.
       allow_unexpected: patterns of names in the source to ignore ("fc.*").
       naming: whose names; None: found out.
       inflate: how a stem for other images becomes one for ``model.in_channels``:
         "repeat", "mean" or "zero" (:func:`segjax.weights.inflate.inflate_kernel`);
         None: it is of another shape, an error.
+      initialize: what lacks gets its initial value, of key 0; False leaves it out.
 
     Returns:
       {"params": ..., "batch_stats": ...} as NumPy arrays in the model's param_dtype.
@@ -97,8 +99,9 @@ def load_torch(
             value = entry.from_torch([_array(tensors[name]) for name in entry.names])
             # A copy: a torch model that trains on must not change these.
             _put(result, entry, np.array(value, entry.dtype, order="C"))
-    for entry, value in zip(missing, _initial(model, shape, missing), strict=True):
-        _put(result, entry, np.asarray(value))
+    if initialize:
+        for entry, value in zip(missing, _initial(model, shape, missing), strict=True):
+            _put(result, entry, np.asarray(value))
     return result
 
 

@@ -46,12 +46,12 @@ def test_a_folder_is_read_with_all_below(tree):
             ("photos/b.jpg", "b"),
             ("photos/deep/er/c.tif", "deep/er/c"),
         ],
-        1,  # the video, which is not named itself
+        {".mp4": 1},  # which is not named itself
     )
 
 
 def test_files_patterns_and_lists(tree):
-    assert found("photos/b.jpg") == ([("photos/b.jpg", "b")], 0)
+    assert found("photos/b.jpg") == ([("photos/b.jpg", "b")], {})
     assert found("scan.gif", "photos/clip.mp4")[0] == [
         ("scan.gif", "scan"),
         ("photos/clip.mp4", "photos/clip"),
@@ -85,7 +85,7 @@ def test_what_is_in_the_output_is_no_input(tree):
         (tree / "photos" / "a.png").touch()
         (tree / "photos" / "a.PNG").unlink()
         found("photos/a.png", output="photos")
-    with pytest.raises(ValueError, match="no image in this folder"):
+    with pytest.raises(ValueError, match="--output photos.deep: is --input, too"):
         found("photos/deep", output="photos/deep")
 
 
@@ -103,7 +103,7 @@ def test_a_mistake_is_named(tree, wanted, message):
         found(wanted)
     (tree / "clips").mkdir()
     (tree / "clips" / "a.mp4").touch()
-    with pytest.raises(ValueError, match="name its 1 videos themselves"):
+    with pytest.raises(ValueError, match=r"videos \(1\) are passed over; name them"):
         found("clips")
 
 
@@ -161,3 +161,20 @@ def test_outputs_stay_inside_and_apart(names, data):
     # No file is where another's folder has to be.
     above = {str(p) for path in lower for p in PurePosixPath(path).parents}
     assert not above & set(lower)
+
+
+def test_what_is_passed_over_is_told(tree):
+    for name in ("a.HEIC", "b.heic", "c.dng", "notes.txt"):
+        (tree / "photos" / name).touch()
+    passed = found("photos")[1]
+    assert passed == {".mp4": 1, ".heic": 2, ".dng": 1}
+    assert inputs.advice(passed) == [
+        "videos (1) are passed over; name them to label frames",
+        "2 .heic, 1 .dng are not read; convert them to PNG or TIFF",
+    ]
+    (tree / "phone").mkdir()
+    (tree / "phone" / "a.heic").touch()
+    with pytest.raises(ValueError, match="no image in this folder .*; 1 .heic are not"):
+        found("phone")
+    with pytest.raises(ValueError, match="--output photos: is --input, too; write to"):
+        found("photos", output="photos")

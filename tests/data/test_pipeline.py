@@ -229,8 +229,11 @@ def test_examples_that_break_the_contract_are_named():
 
     with pytest.raises(ValueError, match=r"example_\d: the image's shape is"):
         batches(Half(4), 1)
-    with pytest.raises(ValueError, match=r"example_\d is uint\d+ but example_\d is"):
+    with pytest.raises(ValueError, match=r"_\d is uint\d+ but the image before it"):
         batches(Mixed(4), 1)
+    # Also of two batches: the train step is compiled for one type.
+    with pytest.raises(ValueError, match=r"_\d is uint\d+ but the image before it"):
+        batches(Mixed(4), 4, batch_size=1)
     with pytest.raises(ValueError, match=r"example_\d: the image has 1 channels"):
         batches(Grey(4), 1)
     mixed = Mixed(4, sizes=((6, 8),))

@@ -212,6 +212,10 @@ def class_absent(split, number):
     return plant
 
 
+def one_class(root):
+    clean(root, lambda seed: np.zeros((H, W), np.uint8), NAMES[:1])
+
+
 def mostly_ignored(root):
     for path in sorted((root / "val" / "masks").iterdir()):
         ids = np.array(Image.open(path))
@@ -528,6 +532,7 @@ FAULTS: dict[str, Planted] = {
     "a class that val lacks": Planted(
         class_absent("val", 2), {"class-absent-eval": "car"}
     ),
+    "a single class": Planted(one_class, {"class-single": "background"}),
     "a split that is mostly ignored": Planted(
         mostly_ignored, {"ignored-mostly": "val"}
     ),

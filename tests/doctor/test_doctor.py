@@ -550,3 +550,18 @@ def test_the_fast_form_tells_of_many_sizes():
     config.data.fit = "pad"
     (line,) = check(config, {}, [(32 * i, 32) for i in range(1, 20)])
     assert line.startswith("the 19 sizes of images compile 19 networks")
+    config.data.fit, config.eval.mode = "resize", "slide"
+    (line,) = check(config, {}, [(32, 32)])
+    assert line.startswith("config.eval.mode='slide' changes nothing")
+    config.eval.scales = (1.0, 2.0)  # four windows and more of the larger view
+    assert check(config, {}, [(32, 32)]) == []
+
+
+def test_files_are_looked_at_without_classes_too(tmp_path):
+    root = corpus.clean(tmp_path / "data")
+    (root / "classes.json").unlink()
+    corpus.mask(root).unlink()
+    result = doctor(corpus.config_of(root), "x.py")
+    found = {finding["code"]: finding["where"] for finding in result["findings"]}
+    assert found["mask-missing"] == [str(corpus.image(root))]
+    assert found["dataset-unreadable"] == [str(root)]

@@ -47,9 +47,34 @@ def test_the_analysis_is_that_of_the_matrices(finished):
 def test_the_verdict_says_what_is_known_and_what_is_not(finished):
     text = report.verdict(analyse(*finished))
     assert "Expected beforehand: It does, because the run is short." in text
-    assert "**large is better than small**: large has +2" in text
+    assert "**large is better than small** by 2" in text
     assert "**Cannot tell same from small**: " in text
     assert "A true difference of " in text and "Not finished" not in text
+
+
+def test_a_worse_first_is_told_the_other_way_round(finished):
+    found = analyse(*finished)
+    pair = found.pairs[0]
+    turned = dataclasses.replace(
+        pair.found, effect=-0.05, low=-0.0625, high=-0.0375, p=1e-33
+    )
+    pair = dataclasses.replace(pair, found=turned, adjusted=1e-33)
+    assert report.sentence(pair, "mIoU") == (
+        "**small is better than large** by 5.0 points of mIoU, 95 % interval 3.8 to "
+        "6.2, p < 0.001."
+    )
+    assert "e-33" not in report.results(dataclasses.replace(found, pairs=(pair,)))
+    rare = dataclasses.replace(found.study, primary="iou(car, sky)")
+    told = report.short(dataclasses.replace(found, study=rare))
+    assert told.startswith("IoU of car, sky; large - small: ")
+
+
+def test_the_cost_in_seconds_is_the_fastest_runs(tmp_path):
+    made, kept = make_study(tmp_path), store.Store(tmp_path / "results" / "tiny")
+    for seed, seconds in ((0, 90.0), (1, 450.0)):
+        line = add_run(made, kept, "small", seed)
+        kept.add({**line, "seconds": seconds}, kept.counts_path("small", seed))
+    assert analyse(made, kept).variants["small"].cost["seconds"] == 90.0
 
 
 def test_the_table_has_every_run_and_its_origin(finished):

@@ -228,6 +228,21 @@ def test_check_compares_every_pixel(tmp_path, monkeypatch, capsys):
     assert "not the same: small-0" in path.with_name("table.md").read_text()
 
 
+def test_a_workdir_that_another_config_began_is_refused(tmp_path, monkeypatch, capsys):
+    made = make_study(tmp_path)
+    process, calls = made_up_processes(made)
+    monkeypatch.setattr(run, "process", process)
+    workdir = tmp_path / "runs" / "tiny" / "small-0"
+    workdir.mkdir(parents=True)
+    config = made.config("small", 0)
+    config.steps = 2  # segjax train would go on with it to 4
+    (workdir / "config.json").write_text(configs.to_json(config))
+    argv = [str(tmp_path / "tiny.py"), "--results", str(tmp_path / "results")]
+    argv += ["--runs", str(tmp_path / "runs"), "--only", "small", "--seeds", "0"]
+    assert run.main(argv) == 1 and not calls
+    assert "small-0 was begun with steps = 2, now it is 4" in capsys.readouterr().err
+
+
 def test_smoke_makes_two_steps_of_each_variant(tmp_path, monkeypatch, capsys):
     made = make_study(tmp_path)
     process, calls = made_up_processes(made)

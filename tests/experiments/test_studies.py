@@ -122,6 +122,9 @@ GOOD = (study.FOLDER / "encoders.py").read_text()
         ('("alexnet", "resnet18")', '("alexnut", "resnet18")', "has 'alexnut'"),
         ('"model.encoder": name', '"model.encodr": name', "resnet18: .*encodr"),
         ("{name: {", "{f'a/{name}': {", "the variant 'a/resnet18' names"),
+        ("(0, 1, 2)", "(0, 1, 2, 2)", "has one twice"),
+        ("SEEDS = (0, 1, 2)", "SEEDS = 3", "SEEDS a tuple"),
+        ('("alexnet", "resnet18"),', '("alexnet",),', "COMPARISONS pairs"),
         ("def variants():", "def variants():\n    1 / 0", "ZeroDivisionError"),
         (
             'config.model.decoder = "fpn"',

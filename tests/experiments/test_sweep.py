@@ -113,5 +113,41 @@ def test_the_command_trains_once_and_tells_failures(tmp_path, capsys, monkeypatc
     assert sweep.main(argv) == 1 and trained[3:] == [9.0]
     lines = (tmp_path / "sweep.md").read_text().splitlines()
     assert lines[2] == "| trial-001 | 2 | 0.5 | 0.5000 |"
+    # A longer run begins anew elsewhere: its schedule is another.
+    assert sweep.main([*argv, "--config.steps=3"]) == 1 and trained[4:] == [9.0]
+    assert "was begun with steps = 2, now it is 3" in capsys.readouterr().out
     assert sweep.main([*argv, "--config.epochs=2", "--method", "halving"]) == 2
     assert "both set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--trials", "0"], "--trials 0: write 1 or more"),
+        (["--metric", "top1"], "a run of segmentation has miou, pixel_accuracy"),
+        (
+            ["--method", "halving", "--config.optim.warmup_steps=60"],
+            "every trial of a rung failed",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, capsys, argv, message):
+    rates = ["--set", "optim.lr=log:1e-4:1e-1", "--workdir", str(tmp_path)]
+    assert sweep.main([CONFIG, *rates, *argv]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+
+
+def test_a_classifier_is_chosen_by_its_accuracy(tmp_path, monkeypatch):
+    def process(module, arguments, log, held):
+        workdir = Path(arguments[-1])
+        workdir.mkdir(exist_ok=True)
+        flags = [a for a in arguments if a.startswith("--config.")]
+        config = configs.load(arguments[2], flags)
+        (workdir / "config.json").write_text(configs.to_json(config))
+        (workdir / "result.json").write_text(json.dumps({"top1": config.optim.lr}))
+
+    monkeypatch.setattr(sweep, "process", process)
+    argv = ["configs/digits_resnet18.py", "--method", "grid", "--workdir"]
+    assert sweep.main([*argv, str(tmp_path), "--set", "optim.lr=0.125,0.5"]) == 0
+    assert "| top1 |" in (tmp_path / "sweep.md").read_text()

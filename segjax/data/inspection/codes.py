@@ -371,6 +371,12 @@ CODES: dict[str, Code] = {
         "almost the same image is there more than once",
         "nothing, if it is a video",
     ),
+    "class-single": Code(
+        "warning",
+        False,
+        "the only class: whatever the network says is right, and it learns nothing",
+        "add a class for the rest, such as background",
+    ),
     "class-absent-train": Code(
         "warning",
         False,

@@ -30,8 +30,11 @@ def own_faults(facts: Sequence[Facts], meaning: Meaning, channels: int | None) -
       channels: that the network gets; None: those of the first image.
     """
     told = [(one.split, fault) for one in facts for fault in one.faults]
-    told = _same_shift(told, facts, meaning)
-    return told + _channels(facts, channels)
+    told = _same_shift(told, facts, meaning) + _channels(facts, channels)
+    if meaning.spec.num_classes == 1:
+        (name,) = meaning.spec.names
+        told.append(("", Fault("class-single", name, name)))
+    return told
 
 
 def _stored_ids(facts: Iterable[Facts]) -> set[int]:

@@ -10,17 +10,17 @@ from typing import Any
 
 from segjax.batch import Example, Source
 from segjax.data import camvid, catalog, folder, open_source, splits
-from segjax.data.files import EXTENSIONS
+from segjax.data.files import EXTENSIONS, UNREAD
 from segjax.data.inspection.codes import Fault
 from segjax.data.pairs import Meaning, Pair, Stored, Tell
 
 Load = Callable[[], Stored | Example]
 
-# Endings of pictures that segjax does not read; others beside images are not missed.
+# Pictures that are not read in a dataset; other files beside images are not missed.
 _OTHER = (
-    ".gif .npy .npz .jp2 .j2k .heic .heif .avif .jfif .ppm .pgm .pbm .exr .hdr .tga "
-    ".ico .svg .psd .dcm .nii .gz .mat .dng .cr2 .nef .pdf"
-).split()
+    *(".gif", ".jp2", ".j2k", ".avif", ".jfif", ".ppm", ".pgm", ".pbm", ".tga"),
+    *UNREAD,
+)
 
 
 @dataclass
@@ -77,11 +77,12 @@ def list_dataset(
 
 def _folder(listing: Listing, root: str | None, options: Mapping[str, Any]) -> None:
     place = folder.find_root(root)
-    spec, colors = catalog.find_classes(place, options["classes_file"])
-    listing.meaning = Meaning(spec, colors, options["mask_values"])
     layout = _layout(options)
     find = partial(folder.find_pairs, place, layout=layout)
+    # First: what is wrong with the files is told without classes, too.
     _all_pairs(listing, folder.find_splits(place, layout), find)
+    spec, colors = catalog.find_classes(place, options["classes_file"])
+    listing.meaning = Meaning(spec, colors, options["mask_values"])
 
 
 def masks_of(root: str | None, options: Mapping[str, Any]) -> list[Path]:
