@@ -371,9 +371,7 @@ def train_batches(
 
     ``mesh`` None: whole batches.
     """
-    share = sharding.Share(0, 1, True)
-    if mesh is not None:
-        share = sharding.batch_share(mesh)
+    share = sharding.Share(0, 1, True) if mesh is None else sharding.batch_share(mesh)
     return pipeline.train_batches(
         source,
         seed=config.seed,

@@ -222,13 +222,20 @@ def spread(values: Sequence[float]) -> str:
     return f"{middle:.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
+def peaks(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Peak bytes of segjax, and the least of PyTorch's contestants."""
+    found = row["peak_bytes"]
+    theirs = min(p for name, p in found.items() if name.split()[0] == "torch")
+    return found[SEGJAX.name], theirs
+
+
 def render(content: Mapping[str, Any]) -> str:
     """The record's markdown table and where it comes from."""
     if not content["rows"]:
         return "No row was measured."
     rows = []
     for key, row in content["rows"].items():
-        turns, peaks = row["seconds_per_step"], row["peak_bytes"]
+        turns = row["seconds_per_step"]
         cells = [key]
         for side in ("segjax", "torch", "compile"):
             own = [turns[name] for name in turns if name.split()[0] == side]
@@ -239,8 +246,7 @@ def render(content: Mapping[str, Any]) -> str:
             failed = "fails" if any(side in name for name in row["failed"]) else "-"
             cells.append(spread(values) if values else failed)
         cells.insert(-1, f"{ratio_of_fastest(row):.2f}")
-        ours = peaks[SEGJAX.name]
-        theirs = min(p for n, p in peaks.items() if n.split()[0] == "torch")
+        ours, theirs = peaks(row)
         cells += [f"{ours / 2**20:.0f}", f"{theirs / 2**20:.0f}"]
         cells += [f"{min(map(len, turns.values()))}", f"{row['others_busy']:.0%}"]
         rows.append(cells)

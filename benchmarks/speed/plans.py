@@ -167,7 +167,7 @@ def render(content: Mapping[str, Any]) -> str:
     lines = []
     for key, row in rows.items():
         ours = rows.get(key.removesuffix(", plain"), row)
-        ratio = "" if ours is row else _ratio(row, ours)
+        times = "" if ours is row else ratio(row, ours)
         reduced = row["collectives"].get("all-reduce", {"count": 0, "bytes": 0})
         lines.append(
             (
@@ -179,14 +179,15 @@ def render(content: Mapping[str, Any]) -> str:
                 f"{row['peak_bytes'] / 1e9:.2f} GB",
                 f"{reduced['count']}, {reduced['bytes'] / 1e6:.0f} MB",
                 f"{row['estimated_images_per_s']:.0f}",
-                ratio,
+                times,
             )
         )
     table = record.table(header, lines)
     return f"{PAGE_HEAD}\n{table}\n\n{record.where(content)}\n"
 
 
-def _ratio(plain, ours) -> str:
+def ratio(plain: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The plain row's estimated cycles over segjax's."""
     return f"{plain['estimated_cycles'] / ours['estimated_cycles']:.2f}"
 
 

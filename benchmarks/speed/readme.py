@@ -19,11 +19,9 @@ def rivals(task: str, content: Mapping[str, Any]) -> str:
     """Beside PyTorch: ratios of speed (median and range) and of memory."""
     rows = []
     for key, row in content["rows"].items():
-        peaks = row["peak_bytes"]
-        theirs = min(p for n, p in peaks.items() if n.split()[0] == "torch")
-        memory = peaks[contest.SEGJAX.name] / theirs
+        ours, theirs = contest.peaks(row)
         speed = contest.spread(contest.ratios(row, "torch") or [])
-        rows.append((key, speed, f"{memory:.2f}", f"{row['others_busy']:.0%}"))
+        rows.append((key, speed, f"{ours / theirs:.2f}", f"{row['others_busy']:.0%}"))
     header = (
         *(f"{task}, images", "speed, segjax : PyTorch"),
         *("memory, segjax : PyTorch", "others' CPU"),
@@ -37,9 +35,8 @@ def planned(content: Mapping[str, Any]) -> str:
     for key, row in found.items():
         plain = found.get(f"{key}, plain")
         if plain is not None:
-            ratio = plain["estimated_cycles"] / row["estimated_cycles"]
             cycles = (f"{r['estimated_cycles'] / 1e6:.1f} M" for r in (plain, row))
-            rows.append((key, row["images_per_chip"], *cycles, f"{ratio:.2f}"))
+            rows.append((key, row["images_per_chip"], *cycles, plans.ratio(plain, row)))
     header = (
         *("training step, v5e, bfloat16", "images per chip", "cycles, plain layers"),
         *("cycles, segjax", "plain : segjax"),

@@ -99,7 +99,34 @@ class FCN(nn.Module):
         return bilinear(x, image.shape[2:])
 
 
-class SegNet(nn.Module):
+class Unpooling(nn.Module):
+    """VGG features down; up by the poolings' indices, through a stage for each.
+
+    ``relu``: after every batch norm on the way up.
+    """
+
+    relu = True
+
+    def forward(self, x):
+        pooled = []
+        for layer in self.encoder.features:
+            if isinstance(layer, nn.MaxPool2d):
+                size = x.shape
+                x, indices = F.max_pool2d(x, 2, return_indices=True)
+                pooled.append((indices, size))
+            else:
+                x = layer(x)
+        for number, (indices, size) in reversed(list(enumerate(pooled, start=1))):
+            x = F.max_unpool2d(x, indices, 2, output_size=size)
+            stage = self.decoder[f"stage{number}"]
+            for name, layer in stage.items():
+                x = layer(x)
+                if self.relu and name.startswith("bn"):
+                    x = F.relu(x)
+        return self.segmentation_head(x)
+
+
+class SegNet(Unpooling):
     """VGG with batch norm, and its mirror image with the poolings' indices."""
 
     def __init__(self, name, classes):
@@ -123,27 +150,11 @@ class SegNet(nn.Module):
             self.decoder[f"stage{number}"] = layers
         self.segmentation_head = nn.Sequential(nn.Conv2d(64, classes, 3, padding=1))
 
-    def forward(self, x):
-        pooled = []
-        for layer in self.encoder.features:
-            if isinstance(layer, nn.MaxPool2d):
-                size = x.shape
-                x, indices = F.max_pool2d(x, 2, return_indices=True)
-                pooled.append((indices, size))
-            else:
-                x = layer(x)
-        for number, (indices, size) in reversed(list(enumerate(pooled, start=1))):
-            x = F.max_unpool2d(x, indices, 2, output_size=size)
-            stage = self.decoder[f"stage{number}"]
-            for name, layer in stage.items():
-                x = layer(x)
-                if name.startswith("bn"):
-                    x = F.relu(x)
-        return self.segmentation_head(x)
 
-
-class SegNetBasicOfVGG(nn.Module):
+class SegNetBasicOfVGG(Unpooling):
     """VGG with batch norm, and up again as SegNet-Basic."""
+
+    relu = False
 
     def __init__(self, name, classes):
         super().__init__()
@@ -164,21 +175,6 @@ class SegNetBasicOfVGG(nn.Module):
                 }
             )
         self.segmentation_head = nn.Sequential(nn.Conv2d(widths[0], classes, 1))
-
-    def forward(self, x):
-        pooled = []
-        for layer in self.encoder.features:
-            if isinstance(layer, nn.MaxPool2d):
-                size = x.shape
-                x, indices = F.max_pool2d(x, 2, return_indices=True)
-                pooled.append((indices, size))
-            else:
-                x = layer(x)
-        for number, (indices, size) in reversed(list(enumerate(pooled, start=1))):
-            x = F.max_unpool2d(x, indices, 2, output_size=size)
-            stage = self.decoder[f"stage{number}"]
-            x = stage["bn1"](stage["conv1"](x))
-        return self.segmentation_head(x)
 
 
 class SegNetBasic(nn.Module):
