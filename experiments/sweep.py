@@ -1,11 +1,14 @@
-"""Search any config keys: a grid, at random, or by successive halving.
+"""Search any config keys: a grid, at random, by halving, or by what scored well.
 
+    pip install 'segjax[experiments]'
     python -m experiments.sweep configs/resnet_unet.py --workdir runs/sweeps/a
         --method halving --trials 9 --set optim.lr=log:1e-4:1e-1 model.decoder=unet,fpn
 
 A key's values are listed with commas, or drawn: ``log:LOW:HIGH``, ``uniform:LOW:HIGH``,
-``int:LOW:HIGH``. Each trial is a ``segjax train`` in a process and a workdir of its
-own; called again, the command goes on from what is finished. Successive halving
+``int:LOW:HIGH``. Optuna draws them: independently, or with ``--method tpe`` (Bergstra
+et al. 2011) where the scores so far promise most; ``sweep.json`` then keeps what it
+drew. Each trial is a ``segjax train`` in a process and a workdir of its own; called
+again, the command goes on from what is finished. Successive halving
 (Jamieson & Talwalkar 2016) trains all trials for a fraction of the steps and the best
 1/eta of them for eta times as many, until the last have all of them; each rung starts
 anew, because a schedule belongs to its length. ``sweep.md`` in the workdir has the
@@ -25,46 +28,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 
 from benchmarks.record import table
 from experiments import scores, store
 from experiments.run import process, refuse_another
 from segjax import config as configs
+from segjax.writing import write_text
 
-METHODS = ("grid", "random", "halving")
+METHODS = ("grid", "random", "halving", "tpe")
+STARTUP = 5  # trials of tpe that are drawn at random first
 OF_CLASSIFIERS = ("top1", "top5")
 Trial = dict[str, str]
 """Config key -> value, as the command line takes it."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """Values between two bounds: uniform, uniform of the logarithm, or whole."""
-
-    kind: str
-    low: float
-    high: float
-
-    def draw(self, rng: np.random.Generator) -> str:
-        """One of them."""
-        if self.kind == "int":
-            return str(int(rng.integers(int(self.low), int(self.high) + 1)))
-        if self.kind == "log":
-            low, high = math.log(self.low), math.log(self.high)
-            return repr(float(f"{math.exp(rng.uniform(low, high)):.4g}"))
-        return repr(float(f"{rng.uniform(self.low, self.high):.4g}"))
+Space = Mapping[str, BaseDistribution]
 
 
-Space = Mapping[str, Range | tuple[str, ...]]
-
-
-def parse(texts: Sequence[str]) -> dict[str, Range | tuple[str, ...]]:
+def parse(texts: Sequence[str]) -> dict[str, BaseDistribution]:
     """``KEY=VALUES`` each; see the module.
 
     Raises:
       ValueError: what is no key, no range, or no list.
     """
-    space: dict[str, Range | tuple[str, ...]] = {}
+    space: dict[str, BaseDistribution] = {}
     known = configs.flatten(configs.default())
     for text in texts:
         key, equals, values = text.partition("=")
@@ -74,7 +69,7 @@ def parse(texts: Sequence[str]) -> dict[str, Range | tuple[str, ...]]:
             raise ValueError(f"--set {key}: no config key{configs.nearest(key, known)}")
         kind, *bounds = values.split(":")
         if kind not in ("log", "uniform", "int") or not bounds:
-            space[key] = tuple(_split(values))
+            space[key] = CategoricalDistribution(tuple(_split(values)))
             continue
         try:
             low, high = map(float, bounds)
@@ -85,7 +80,10 @@ def parse(texts: Sequence[str]) -> dict[str, Range | tuple[str, ...]]:
                 f"--set {text}: write {kind}:LOW:HIGH, two numbers"
                 f"{' above 0' if kind == 'log' else ''} in this order"
             )
-        space[key] = Range(kind, low, high)
+        if kind == "int":
+            space[key] = IntDistribution(int(low), int(high))
+        else:
+            space[key] = FloatDistribution(low, high, log=kind == "log")
     return space
 
 
@@ -107,30 +105,65 @@ def grid(space: Space) -> list[Trial]:
     Raises:
       ValueError: a range has no end of values.
     """
+    listed = {}
     for key, values in space.items():
-        if isinstance(values, Range):
+        if not isinstance(values, CategoricalDistribution):
             raise ValueError(
                 f"--set {key}: a grid takes values with commas, not a range; write "
                 "them down or use --method random"
             )
-    combined = itertools.product(*(v for v in space.values() if isinstance(v, tuple)))
-    return [dict(zip(space, values, strict=True)) for values in combined]
+        listed[key] = [str(value) for value in values.choices]
+    combined = itertools.product(*listed.values())
+    return [dict(zip(listed, values, strict=True)) for values in combined]
+
+
+class Drawn:
+    """Trials that Optuna draws, numbered from 0; ``tpe`` learns from their scores.
+
+    Each number has a sampler with a seed of its own: what is drawn does not depend on
+    how often the command was interrupted, and more trials begin with the same ones.
+    """
+
+    def __init__(self, space: Space, seed: int, tpe: bool = False):
+        self.space, self.seed, self.tpe = dict(space), seed, tpe
+        level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = optuna.create_study(direction="maximize")
+        optuna.logging.set_verbosity(level)
+
+    def ask(self, known: Mapping[str, Any] | None = None) -> optuna.Trial:
+        """The next trial; ``known`` are the parameters that it had before."""
+        if known is not None:
+            self.study.enqueue_trial(dict(known))
+        sequence = np.random.SeedSequence([self.seed, len(self.study.trials)])
+        seed = int(sequence.generate_state(1)[0])
+        self.study.sampler = (
+            optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+            if self.tpe
+            else optuna.samplers.RandomSampler(seed=seed)
+        )
+        return self.study.ask(self.space)
+
+    def tell(self, trial: optuna.Trial, score: float) -> None:
+        """Its score; -inf is a failure, of which nothing is learned."""
+        if score == -math.inf:
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            self.study.tell(trial, score)
+
+
+def settings(trial: optuna.Trial) -> Trial:
+    """What it sets, as the command line takes it: numbers to four digits."""
+    return {
+        key: repr(float(f"{value:.4g}")) if isinstance(value, float) else str(value)
+        for key, value in trial.params.items()
+    }
 
 
 def draw(space: Space, trials: int, seed: int) -> list[Trial]:
     """So many at random; more of them begin with the same ones."""
-    found = []
-    for number in range(trials):
-        rng = np.random.default_rng([seed, number])
-        found.append(
-            {
-                key: values.draw(rng)
-                if isinstance(values, Range)
-                else values[int(rng.integers(len(values)))]
-                for key, values in space.items()
-            }
-        )
-    return found
+    drawn = Drawn(space, seed)
+    return [settings(drawn.ask()) for _ in range(trials)]
 
 
 def rungs(trials: int, steps: int, eta: int, least: int) -> list[tuple[int, int]]:
@@ -212,6 +245,68 @@ def halve(
     return rows
 
 
+def learn(
+    sweep: Sweep, space: Space, count: int, seed: int
+) -> tuple[dict[str, Trial], dict[str, float]]:
+    """The trials that tpe draws, ``sweep.jobs`` at a time, and their scores.
+
+    What was drawn before an interruption, or before a trial failed, stays drawn.
+
+    Raises:
+      ValueError: the workdir is of another search.
+    """
+    path = sweep.workdir / "sweep.json"
+    shape = {key: distribution_to_json(value) for key, value in space.items()}
+    asked = {"seed": seed, "space": shape, "drawn": []}
+    kept = json.loads(path.read_text()) if path.is_file() else asked
+    if (kept["seed"], kept["space"]) != (seed, shape):
+        raise ValueError(f"{path} is of another --set or --seed; name a new --workdir")
+    drawn = Drawn(space, seed, tpe=True)
+    trials: dict[str, Trial] = {}
+    found: dict[str, float] = {}
+    while len(found) < count:
+        batch = {}
+        for number in range(len(found), min(len(found) + sweep.jobs, count)):
+            trial = drawn.ask(*kept["drawn"][number : number + 1])
+            kept["drawn"][number:] = [trial.params, *kept["drawn"][number + 1 :]]
+            batch[f"trial-{number:03}"] = trial
+        write_text(path, json.dumps(kept, indent=1))
+        new = {name: settings(trial) for name, trial in batch.items()}
+        for name, score in sweep.scores(new).items():
+            drawn.tell(batch[name], score)
+            found[name] = score
+        trials.update(new)
+    return trials, found
+
+
+def search(
+    sweep: Sweep, space: Space, args: Any, steps: int | None
+) -> tuple[dict[str, Trial], list[tuple[str, int, float]]]:
+    """The trials of the command's flags, and (name, steps, score) of each training.
+
+    Raises:
+      ValueError: flags or a config with which nothing can be searched.
+    """
+    if args.method == "tpe":
+        trials, found = learn(sweep, space, args.trials, args.seed)
+    else:
+        drawn = (
+            grid(space)
+            if args.method == "grid"
+            else draw(space, args.trials, args.seed)
+        )
+        trials = {f"trial-{i:03}": trial for i, trial in enumerate(drawn)}
+        if args.method == "halving":
+            if steps is None:
+                raise ValueError(
+                    f"{args.config} has epochs, but halving counts in steps; write "
+                    "--config.epochs=None --config.steps=N"
+                )
+            return trials, halve(sweep, trials, steps, args.eta, args.min_steps)
+        found = sweep.scores(trials)
+    return trials, [(name, steps or 0, score) for name, score in found.items()]
+
+
 def text(metric: str, trials: Mapping[str, Trial], rows: Sequence[tuple]) -> str:
     """sweep.md: the longest trainings first, the best of them on top."""
     ranked = sorted(rows, key=lambda row: (-row[1], -row[2]))
@@ -232,7 +327,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("config", type=Path, help="a config file")
     parser.add_argument("--set", nargs="+", action="extend", required=True)
     parser.add_argument("--method", choices=METHODS, default="random")
-    parser.add_argument("--trials", type=int, default=9, help="random and halving")
+    parser.add_argument("--trials", type=int, default=9, help="of all but grid")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--eta", type=int, default=3, help="halving: kept is 1/eta")
     parser.add_argument("--min-steps", type=int, default=1, help="of the first rung")
@@ -260,22 +355,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(
                 f"--metric {metric}: a run of {base.task} has {', '.join(known)}"
             )
-        drawn = grid(space) if args.method == "grid" else None
-        if drawn is None:
-            drawn = draw(space, args.trials, args.seed)
-        trials = {f"trial-{i:03}": trial for i, trial in enumerate(drawn)}
         places = args.config.absolute(), args.workdir.absolute()
         sweep = Sweep(places[0], tuple(fixed), places[1], metric, args.jobs)
-        if args.method == "halving":
-            if base.steps is None:
-                raise ValueError(
-                    f"{args.config} has epochs, but halving counts in steps; write "
-                    "--config.epochs=None --config.steps=N"
-                )
-            rows = halve(sweep, trials, base.steps, args.eta, args.min_steps)
-        else:
-            found = sweep.scores(trials)
-            rows = [(name, base.steps or 0, score) for name, score in found.items()]
+        trials, rows = search(sweep, space, args, base.steps)
         told = text(metric, trials, rows)
         (sweep.workdir / "sweep.md").write_text(told)
     except (ValueError, OSError) as error:

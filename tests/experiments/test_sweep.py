@@ -2,9 +2,15 @@
 
 import json
 import math
+import statistics
 from pathlib import Path
 
 import pytest
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from experiments import sweep
 from segjax import config as configs
@@ -14,11 +20,19 @@ CONFIG = "configs/resnet_unet.py"
 
 def test_a_space_is_lists_and_ranges():
     space = sweep.parse(
-        ["optim.lr=log:1e-4:1e-1", "data.image_size=(64, 64),(96, 128)", "seed=1,2"]
+        [
+            "optim.lr=log:1e-4:1e-1",
+            "optim.ema_decay=uniform:0.9:1",
+            "data.batch_size=int:1:3",
+            "data.image_size=(64, 64),(96, 128)",
+        ]
     )
-    assert space["optim.lr"] == sweep.Range("log", 1e-4, 1e-1)
-    assert space["data.image_size"] == ("(64, 64)", "(96, 128)")
-    assert space["seed"] == ("1", "2")
+    assert space == {
+        "optim.lr": FloatDistribution(1e-4, 1e-1, log=True),
+        "optim.ema_decay": FloatDistribution(0.9, 1),
+        "data.batch_size": IntDistribution(1, 3),
+        "data.image_size": CategoricalDistribution(("(64, 64)", "(96, 128)")),
+    }
 
 
 @pytest.mark.parametrize(
@@ -37,10 +51,10 @@ def test_a_wrong_space_is_told(text, message):
 
 
 def test_a_grid_has_every_combination():
-    found = sweep.grid({"seed": ("0", "1"), "model.decoder": ("unet", "fpn", "pan")})
+    found = sweep.grid(sweep.parse(["seed=0,1", "model.decoder=unet,fpn,pan"]))
     assert len(found) == 6 and {"seed": "1", "model.decoder": "fpn"} in found
     with pytest.raises(ValueError, match="a grid takes values with commas"):
-        sweep.grid({"optim.lr": sweep.Range("log", 1, 2)})
+        sweep.grid(sweep.parse(["optim.lr=log:1:2"]))
 
 
 def test_draws_lie_in_their_range_and_more_begin_with_the_same():
@@ -57,6 +71,35 @@ def test_draws_lie_in_their_range_and_more_begin_with_the_same():
     assert {trial["data.batch_size"] for trial in found} == {"1", "2", "3"}
     for trial in found[:5]:
         configs.load(CONFIG, [f"--config.{k}={v}" for k, v in trial.items()])
+
+
+def test_tpe_comes_nearer_than_chance_and_keeps_what_it_drew(
+    tmp_path, monkeypatch, capsys
+):
+    failing = {"trial-003"}
+
+    def score(self, trial, name, steps=None):
+        if name in failing:
+            raise ValueError("out of memory")
+        return -abs(math.log10(float(trial["optim.lr"])) + 2.5)
+
+    monkeypatch.setattr(sweep.Sweep, "score", score)
+    space = sweep.parse(["optim.lr=log:1e-5:1e0", "model.decoder=unet,fpn"])
+    made = sweep.Sweep(tmp_path / "c.py", (), tmp_path / "a", jobs=2)
+    (tmp_path / "a").mkdir()
+    trials, found = sweep.learn(made, space, 24, seed=0)
+    assert found["trial-003"] == -math.inf and len(trials) == 24
+    values = list(found.values())
+    # At random, half of them would lie 1.25 decades and more from the best rate.
+    assert statistics.median(values[-12:]) > -0.9
+    # Called again it goes on: none is drawn anew, whatever became of the failed one.
+    failing.clear()
+    again, scored = sweep.learn(made, space, 26, seed=0)
+    assert {name: again[name] for name in trials} == trials
+    assert scored["trial-003"] > -math.inf and len(scored) == 26
+    assert again["trial-024"] not in list(trials.values())
+    with pytest.raises(ValueError, match="is of another --set or --seed"):
+        sweep.learn(made, space, 24, seed=1)
 
 
 @pytest.mark.parametrize(
