@@ -128,11 +128,16 @@ def _mean_over(
 
 def _same_images(store: Store, counts: Mapping[Any, Mapping[str, np.ndarray]]) -> None:
     """Refuse runs that were scored on different images."""
-    listed = [(key, list(found["ids"])) for key, found in counts.items()]
-    for key, ids in listed:
-        if ids != listed[0][1]:
+    # And on the same labels: the pixels of each class in each image.
+    listed = [
+        (key, (found["ids"].tolist(), found["counts"].sum(-1).tolist()))
+        for key, found in counts.items()
+    ]
+    for key, scored in listed:
+        if scored != listed[0][1]:
             first, other = ("-".join(map(str, k)) for k in (listed[0][0], key))
             raise ValueError(
-                f"{store.folder}: {first} and {other} were scored on different images; "
+                f"{store.folder}: {first} and {other} were scored on different images "
+                "or labels; "
                 "remove the lines of one kind and run them again"
             )

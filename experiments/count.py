@@ -40,7 +40,9 @@ def counts_of_run(workdir: Path) -> dict[str, Any]:
 
     cache.keep_compiled()
     parts = setup.load_parts(workdir, [])
-    source = setup.open_split(parts.config, parts.config.data.eval_split)
+    source = setup.open_split(
+        parts.config, parts.config.data.eval_split, parts.pre.channels
+    )
     variables, _ = setup.restore_variables(parts, workdir, "latest")
     _, shown = evaluate_split(
         parts, parts.eval_step(), variables, source, show=range(len(source))

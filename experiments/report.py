@@ -6,6 +6,7 @@ writes all of it anew from the runs that are recorded, of every study, and from 
 index the section of the checkout's README.md that tells of the finished ones.
 """
 
+import argparse
 import datetime
 import re
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 from benchmarks.record import table
 from experiments import scores, statistics
 from experiments.analysis import Analysis, Pair, analyse
+from experiments.statistics import LEVEL
 from experiments.store import FOLDER, Store
 from experiments.study import Study, load, paths
 
@@ -33,12 +35,16 @@ def points(value: float, sign: bool = False) -> str:
 
 def probability(p: float) -> str:
     """As a paper prints it."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    return "p < 0.001" if p < 0.001 else f"p = {small(p)}"
 
 
 def small(p: float) -> str:
     """In a table. How far below 0.001 it is, three seeds cannot tell."""
-    return "<0.001" if p < 0.001 else f"{p:.2g}"
+    if p < 0.001:
+        return "<0.001"
+    text = f"{p:.2g}"
+    # 0.0499 is no 0.05: the verdict depends on the side.
+    return text if (float(text) < LEVEL) == (p < LEVEL) else f"{p:.3g}"
 
 
 def sentence(pair: Pair, metric: str) -> str:
@@ -172,8 +178,8 @@ def commits(runs: Mapping[Any, Mapping[str, Any]]) -> str:
     found: dict[str, None] = {}
     for line in runs.values():
         git = line["environment"]["git"] or {}
-        found[str(git.get("commit"))[:7] + "+" * bool(git.get("dirty"))] = None
-    listed = [f"`{commit}`" for commit in found]
+        found[(git.get("commit") or "")[:7] + "+" * bool(git.get("dirty"))] = None
+    listed = [f"`{commit}`" if commit else "an unknown commit" for commit in found]
     if len(listed) <= 3:
         return ", ".join(listed)
     return f"{listed[0]} to {listed[-1]} ({len(listed)} commits)"
@@ -320,10 +326,19 @@ def write(study: Study, store: Store, index_file: Path | None = None) -> Analysi
 
 def main() -> int:
     """Write everything anew."""
-    for path in paths():
-        made = load(path)
-        write(made, Store(FOLDER / made.name))
-    README.write_text(readme(INDEX.read_text(), README.read_text()))
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.report",
+        description="table.md, verdict.md, figures of all studies, index and README.md",
+    )
+    parser.parse_args()
+    try:
+        for path in paths():
+            made = load(path)
+            write(made, Store(FOLDER / made.name))
+        README.write_text(readme(INDEX.read_text(), README.read_text()))
+    except (ValueError, OSError) as error:
+        print(f"experiments.report: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -13,6 +13,7 @@ steps of each variant; ``--report`` runs nothing.
 import argparse
 import contextlib
 import hashlib
+import importlib.util
 import json
 import shlex
 import shutil
@@ -88,6 +89,10 @@ class Runner:
             if (variant, seed) in self.store.runs():
                 return f"{name}: done already"
             refuse_another(self.config(variant, seed), workdir)
+            finished = (workdir / "result.json").is_file()
+            if finished and not (workdir / "checkpoints").exists():
+                # It was recorded once, and its line has been taken out since.
+                shutil.rmtree(workdir)
             if not (workdir / "result.json").is_file():
                 process("segjax.main", self.command(variant, seed), log, held)
             process("experiments.count", [str(workdir)], log, held)
@@ -335,16 +340,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 only when all that was asked for is there."""
     args = _parser().parse_args(argv)
     try:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ValueError("figures need pip install 'segjax[experiments]'")
         made = study.load(args.study)
         kept = store.Store(args.results.absolute() / made.name)
         wanted, failed = _wanted(made, args), []
+        if not args.smoke:
+            # All of them: the report is about all that is recorded.
+            lacking = [r for r in missing(made.runs, made, kept) if r in wanted]
         if args.smoke:
             failed = smoke(made, wanted, args.jobs)
         elif args.check:
             failed = check(made, kept, wanted, args.jobs)
             report.write(made, kept)
         else:
-            lacking = missing(wanted, made, kept)
             if not args.report:
                 runs = (args.runs / made.name).absolute()
                 runner = Runner(made, kept, runs, args.keep)
@@ -359,6 +368,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"experiments.run: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("experiments.run: stopped; the same command goes on", file=sys.stderr)
+        return 130
     print("\n".join(failed), end="\n" * bool(failed), file=sys.stderr)
     return int(bool(failed))
 

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,14 @@ class Store:
         path = self.folder / "checks.jsonl"
         if not path.is_file():
             return ()
-        lines = [json.loads(text) for text in path.read_text().splitlines()]
+        lines = []
+        for number, text in enumerate(path.read_text().splitlines(), 1):
+            try:
+                lines.append(json.loads(text))
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}:{number} is no check's line; remove it"
+                ) from error
         keys = ((line, (line["variant"], line["seed"])) for line in lines)
         return tuple(
             line
@@ -96,8 +104,14 @@ class Store:
                 f"{path} is missing, but its run is in {self.path}; restore it or take "
                 "the line out, to have it run again"
             )
-        with np.load(path) as found:
-            return dict(found)
+        try:
+            with path.open("rb") as file, np.load(file) as found:
+                return dict(found)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); restore it, or remove it and its run's "
+                f"line in {self.path}, to have it run again"
+            ) from error
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -130,6 +130,8 @@ def load(path: str | Path) -> Study:
 
 def _check(study: Study) -> None:
     path = study.path
+    if not re.fullmatch(r"\w+", study.name):
+        raise ValueError(f"{path}: name it with letters, digits and _ alone")
     if not study.question.endswith("?"):
         raise ValueError(f"{path}: its docstring begins with no question (... ?)")
     if len(set(study.seeds)) < len(study.seeds):
@@ -141,7 +143,9 @@ def _check(study: Study) -> None:
         )
     if len(study.variants) < 2:
         raise ValueError(f"{path}: variants() has to name two or more")
-    for name in study.variants:
+    for name, given in study.variants.items():
+        if "seed" in given:
+            raise ValueError(f"{path}: {name} sets seed, which SEEDS does")
         if not re.fullmatch(r"\w[\w.+]*", name):
             raise ValueError(
                 f"{path}: the variant {name!r} names files; use letters, digits, _ . +"

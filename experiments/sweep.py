@@ -65,7 +65,7 @@ def parse(texts: Sequence[str]) -> dict[str, BaseDistribution]:
         key, equals, values = text.partition("=")
         if not equals or not values:
             raise ValueError(f"--set {text}: write KEY=A,B or KEY=log:LOW:HIGH")
-        if key not in known and not key.startswith("optim.lr_multipliers."):
+        if key not in known and not configs.is_open(key):
             raise ValueError(f"--set {key}: no config key{configs.nearest(key, known)}")
         kind, *bounds = values.split(":")
         if kind not in ("log", "uniform", "int") or not bounds:
@@ -297,6 +297,8 @@ def search(
         )
         trials = {f"trial-{i:03}": trial for i, trial in enumerate(drawn)}
         if args.method == "halving":
+            for key in {"steps", "epochs"} & {*space}:
+                raise ValueError(f"--set {key}: halving chooses the steps itself")
             if steps is None:
                 raise ValueError(
                     f"{args.config} has epochs, but halving counts in steps; write "

@@ -118,6 +118,27 @@ def test_runs_on_other_images_are_not_compared(tmp_path):
         analyse(made, kept)
 
 
+def test_runs_on_other_labels_are_not_compared(tmp_path):
+    made, kept = make_study(tmp_path), store.Store(tmp_path / "results" / "tiny")
+    add_run(made, kept, "small", 0)
+    add_run(made, kept, "large", 0)
+    path = kept.counts_path("large", 0)
+    with np.load(path) as found:
+        changed = {**found, "counts": found["counts"][:, ::-1, ::-1]}
+    np.savez(path, **changed)
+    with pytest.raises(ValueError, match="different images or labels"):
+        analyse(made, kept)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="large-0.npz is damaged"):
+        analyse(made, kept)
+
+
+def test_p_is_told_on_its_side_of_the_level():
+    told = [report.small(p) for p in (0.04991, 0.0503, 0.05, 0.0123, 0.0009)]
+    assert told == ["0.0499", "0.05", "0.05", "0.012", "<0.001"]
+    assert report.commits({0: {"environment": {"git": None}}}) == "an unknown commit"
+
+
 def test_of_many_commits_the_ends_are_told():
     def runs(*commits):
         git = [{"git": {"commit": c * 40, "dirty": c == "b"}} for c in commits]

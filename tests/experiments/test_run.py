@@ -83,6 +83,36 @@ def test_a_changed_study_is_refused(tmp_path, capsys):
     assert run.main(argv) == 2
     told = capsys.readouterr().err
     assert "small-1 was run with optim.lr = 0.0001, the study says 0.0002" in told
+    # Nor are they checked against it, nor reported beside runs of others.
+    for flags in (["--check"], ["--report", "--only", "large"]):
+        assert run.main([*argv, *flags]) == 2
+        assert "small-1 was run with" in capsys.readouterr().err
+    assert not (kept.folder / "checks.jsonl").exists()
+
+
+def test_a_run_whose_line_was_taken_out_is_run_again(tmp_path, monkeypatch):
+    made = make_study(tmp_path)
+    process, calls = made_up_processes(made)
+    monkeypatch.setattr(run, "process", process)
+    argv = [str(tmp_path / "tiny.py"), "--results", str(tmp_path / "results")]
+    argv += ["--runs", str(tmp_path / "runs"), "--only", "small", "--seeds", "0"]
+    assert run.main(argv) == 0
+    (tmp_path / "results/tiny/runs.jsonl").write_text("")
+    calls.clear()
+    assert run.main(argv) == 0
+    assert [m for m, _ in calls] == ["segjax.main", "experiments.count"]
+
+
+def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
+    make_study(tmp_path)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "carry_out", interrupted)
+    argv = [str(tmp_path / "tiny.py"), "--results", str(tmp_path / "results")]
+    assert run.main([*argv, "--runs", str(tmp_path / "runs")]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
