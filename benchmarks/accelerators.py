@@ -51,7 +51,7 @@ CASES = {
         21,
         8498,
         62.7,
-        "[Shelhamer et al. 2017](https://arxiv.org/abs/1605.06211), VOC 2011 val",
+        "[Long et al. 2015](https://arxiv.org/abs/1411.4038), VOC 2011 val",
         topology="v5e:2x2",
     ),
     "voc_deeplabv3_r101": Case(21, 10582, 78.70, MMSEG.format("deeplabv3")),

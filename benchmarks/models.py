@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import record
+from segjax import models
 from segjax.flops import count_macs
 from segjax.models import build, build_classifier, decoders, encoders, names
 
@@ -182,6 +183,7 @@ def catalogue(page: str) -> dict[str, dict[str, Any]]:
                 "gmacs": float(macs),
                 "weights": listed(weights),
                 "needs": getattr(getattr(decoders, row[1]).func, "needs", None),
+                "options": models.defaults_of(row[1]),
             }
     return found
 

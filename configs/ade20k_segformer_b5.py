@@ -10,12 +10,13 @@ mit_b5.safetensors: the ImageNet weights of MiT-B5 in transformers' names
 (nvidia/mit-b5).
 
 The recipe (segformer_mit-b5_8xb2-160k_ade20k-512x512, after Xie et al. 2021): AdamW
-with batches of 16, weight decay 0.01 but on norms and biases, rate 6e-5 and ten times
+with batches of 16, weight decay 0.01 but on norms, rate 6e-5 and ten times
 that in the decoder, linear warm-up over 1,500 steps, then linear to 0, 160,000 steps;
 scale 0.5 to 2, crops of 512 px, flips, colour jitter. Different here: the scale is of
 the image as it is stored, whose shorter side is 512 px for most, not of one brought to
 that; no crop is drawn anew where one class fills three quarters of it; the four colour
-changes always, there each with probability 1/2; bfloat16. The paper trains B5 with
+changes always, there each with probability 1/2; bfloat16; biases have no
+weight decay. The paper trains B5 with
 crops of 640 px: --config.data.image_size=640 (49.62).
 
 Expected mIoU (val, single scale): 49.13, with scales and flips 50.22 (MMSegmentation's

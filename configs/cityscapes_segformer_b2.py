@@ -9,12 +9,12 @@ evaluated are classes, the others are ignored. mit_b2.safetensors: the ImageNet 
 of MiT-B2 in transformers' names (nvidia/mit-b2).
 
 The recipe (segformer_mit-b2_8xb1-160k_cityscapes-1024x1024, after Xie et al. 2021):
-AdamW with batches of 8, weight decay 0.01 but on norms and biases, rate 6e-5 and ten
+AdamW with batches of 8, weight decay 0.01 but on norms, rate 6e-5 and ten
 times that in the decoder, linear warm-up over 1,500 steps, then linear to 0, 160,000
 steps; scale 0.5 to 2, crops of 1024 x 1024, flips, colour jitter. Evaluation by windows
 of 1024 px, 768 px apart. Different here: no crop is drawn anew where one class fills
 three quarters of it; the four colour changes always, there each with probability 1/2;
-bfloat16.
+bfloat16; biases have no weight decay.
 
 Expected mIoU (val, single scale): 81.08, with scales and flips 82.18 (MMSegmentation's
 table). Chips and hours: docs/accelerators.md. Ours: not measured.

@@ -13,7 +13,8 @@ momentum 0.9, weight decay 5e-4 on all parameters, rate 0.01 falling to 1e-4 wit
 power 0.9 of what is left, 20,000 steps; scale 0.5 to 2, crops of 512 px, flips, colour
 jitter; output stride 8; an FCN head on stage 3 with weight 0.4; ImageNet weights.
 Different here: torchvision's ResNet-101 instead of the one with three 3x3 convolutions
-at the start; the scale is of the image as it is stored, there of one brought to at most
+at the start; a tenth is dropped behind the pyramid's projection, there before the
+scores; the scale is of the image as it is stored, there of one brought to at most
 2048 x 512 px; no crop is drawn anew where one class fills three quarters of it; the
 four colour changes always, there each with probability 1/2; bfloat16.
 
@@ -49,6 +50,8 @@ def get_config():
     config.model.encoder = "resnet101"
     config.model.decoder = "deeplabv3"
     config.model.output_stride = 8
+    config.model.decoder_options.decoder_channels = 512
+    config.model.decoder_options.decoder_aspp_dropout = 0.1
     config.model.auxiliary = True
     config.optim.name = "sgd"
     config.optim.lr = 0.01

@@ -1,4 +1,4 @@
-r"""FCN-8s with VGG-16 on Pascal VOC, by Shelhamer, Long & Darrell 2017. Not run here.
+r"""FCN-8s with VGG-16 on Pascal VOC, by Long, Shelhamer & Darrell 2015. Not run here.
 
 python -m segjax.main --config configs/voc_fcn8s_vgg16.py \
   --config.data.root=DIR --config.model.pretrained=vgg16-397923af.pth
@@ -20,8 +20,9 @@ there twice that; "same" padding instead of 100 pixels and crops; bfloat16. Wher
 loss does not fall: the authors' code sums it over an image's pixels, here it is their
 mean.
 
-Expected mIoU: 62.7 (VOC 2011 val, table 3 of the paper; 62.2 on VOC 2012 test). Chips
-and hours: docs/accelerators.md. Ours: not measured.
+Expected mIoU: 62.7 (VOC 2011 val, the paper's table of skip networks; 62.2 on VOC 2012
+test; of 2017's journal version, learnt otherwise, 67.2 there). Chips and hours:
+docs/accelerators.md. Ours: not measured.
 """
 
 from segjax.config import default

@@ -22,6 +22,11 @@ from ml_collections import ConfigDict, config_dict
 Config = Any
 
 
+# Open for keys that are not in default(): patterns of parameter paths, and what the
+# decoder knows.
+OPEN = ("optim.lr_multipliers", "model.decoder_options")
+
+
 def _options(**values: Any) -> Config:
     return ConfigDict(values)
 
@@ -49,7 +54,7 @@ def default() -> Config:
         eval_split="val",
         image_size=_any((64, 64)),  # px, what the network trains on: int or (H, W)
         fit="resize",  # to the buffer: resize (stretch) | pad (original pixels)
-        buffer_size=_any(),  # px, host buffer for fit=pad; None: the largest image
+        buffer_size=_any(),  # px, training shrinks what is larger; None: the largest
         batch_size=16,  # examples of the global batch
         mean=_any(),  # per channel, of values in [0, 1]; None: ImageNet's / 0.5
         std=_any(),
@@ -62,7 +67,7 @@ def default() -> Config:
             val_examples=200,
         ),
         channels=config_dict.placeholder(int),  # of every image; None: the first's
-        mask_values="auto",  # of palette masks: auto | ids | colors
+        mask_values="auto",  # of palettes and grey: auto | ids | colors
         check="fast",  # of some examples before the first step: fast | off
         folder=_options(
             classes_file="classes.json",  # or known:cityscapes | ade20k | voc
@@ -113,6 +118,7 @@ def default() -> Config:
         like="segjax",  # whose rules: segjax | smp | torchvision | timm | transformers
         # Of segnet_basic's decoder: unpool (None) | unpool_add | deconvolution.
         upsampling=config_dict.placeholder(str),
+        decoder_options=_options(),  # by `segjax models`: {"decoder_channels": 512}
         output_stride=config_dict.placeholder(int),  # 8 | 16 | 32; None: published
         # Largest rate of stochastic depth; None: the published one for ImageNet.
         drop_path=config_dict.placeholder(float),
@@ -199,9 +205,14 @@ def default() -> Config:
         spatial=1,  # devices over which image rows are split
     )
     config.lock()
-    # Open for new keys: its keys are patterns of parameter paths.
-    config.optim.lr_multipliers.unlock()
+    for key in OPEN:
+        get(config, key).unlock()
     return config
+
+
+def is_open(key: str) -> bool:
+    """Whether a key that default() lacks may be one of an open dictionary."""
+    return key.startswith(tuple(f"{place}." for place in OPEN))
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -321,7 +332,13 @@ OF_TASK: dict[str, tuple[str, ...]] = {
         *("data.mask_values", "data.tfds.classes", "mesh.spatial", "eval.bucket"),
         *("eval.mode", "eval.window", "eval.overlap", "eval.margin"),
         *("eval.scales", "eval.flip"),
-        *("model.decoder", "model.auxiliary", "augment.scale", "augment.cutmix"),
+        *(
+            "model.decoder",
+            "model.decoder_options",
+            "model.auxiliary",
+            "augment.scale",
+            "augment.cutmix",
+        ),
     ),
     "classification": (
         *("augment.crop_area", "augment.crop_aspect", "augment.shorter_side"),
@@ -334,6 +351,11 @@ DATA_OF_TASK: dict[str, tuple[str, ...]] = {
     "classification": ("shapes", "class_folder", "digits", "tfds"),
 }
 IMAGE_LOSSES = ("cross_entropy",)
+
+
+def is_used(config: Config, key: str) -> bool:
+    """Whether the chosen parts use a key of :data:`USED_WHEN`."""
+    return USED_WHEN[key][0](config)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -367,7 +389,8 @@ def _unused(config: Config) -> Iterable[str]:
         if key in known and value == known[key]:
             continue
         for task, keys in OF_TASK.items():
-            if key in keys and task != config.task:
+            of_task = any(key == k or key.startswith(f"{k}.") for k in keys)
+            if of_task and task != config.task:
                 yield (
                     f"config.{key}={value!r} is not used here: it needs task = {task}; "
                     "leave it out or change that"
@@ -474,6 +497,8 @@ def _out_of_range(config: Config) -> Iterable[str]:
             and 0 < pair[0] <= pair[1]
         ):
             yield f"config.{key}={pair!r} must be (low, high), 0 < low <= high"
+    if len(config.optim.betas) != 2:
+        yield f"config.optim.betas={config.optim.betas!r} must be two numbers"
     for key, (least, most) in RANGES.items():
         value = get(config, key)
         numbers = value if isinstance(value, tuple | list) else (value,)
@@ -491,7 +516,7 @@ def validate(config: Config) -> None:
     """
     known = flatten(default())
     for key in flatten(config):
-        if key not in known and not key.startswith("optim.lr_multipliers."):
+        if key not in known and not is_open(key):
             raise ValueError(
                 f"config.{key} is not a key of segjax.config.default()"
                 f"{nearest(key, known)}"
@@ -537,9 +562,10 @@ def override(config: Config, overrides: Iterable[str]) -> None:
         key, equals, value = text.removeprefix("--config.").partition("=")
         if not equals:
             raise ValueError(f"{text} has no value; write {text}=VALUE")
-        pattern = key.removeprefix("optim.lr_multipliers.")
-        if pattern != key:
-            config.optim.lr_multipliers[pattern] = _parse(key, value, float)
+        if is_open(key):
+            place = next(known for known in OPEN if key.startswith(f"{known}."))
+            kind = float if place == "optim.lr_multipliers" else object
+            get(config, place)[key.removeprefix(f"{place}.")] = _parse(key, value, kind)
             continue
         if key not in known:
             raise ValueError(
@@ -599,7 +625,7 @@ def from_json(text: str) -> Config:
 
     def fill(target: Config, values: Mapping[str, Any], prefix: str) -> None:
         for key, value in values.items():
-            if key not in target and prefix != "optim.lr_multipliers.":
+            if key not in target and prefix.removesuffix(".") not in OPEN:
                 raise ValueError(f"config.json: {prefix}{key} is unknown here")
             if isinstance(value, dict):
                 if key not in target or not isinstance(target[key], ConfigDict):

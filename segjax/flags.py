@@ -310,7 +310,7 @@ def _add_import(added: argparse.ArgumentParser) -> None:
     added.add_argument("--decoder", metavar="NAME", help="default: unet")
     classes = added.add_mutually_exclusive_group()
     classes.add_argument(
-        "--classes", type=int, metavar="N", help="checked; default: as the weights have"
+        "--classes", type=int, metavar="N", help="checked; default: as in the weights"
     )
     classes.add_argument(
         "--labels", metavar="FILE", help="classes.json, or labels.json of a run"
@@ -325,7 +325,12 @@ def _add_import(added: argparse.ArgumentParser) -> None:
         metavar="smp|torchvision|timm|transformers",
         help="whose names the tensors have; default: found out",
     )
-    added.add_argument("--channels", type=int, metavar="N", help="default: 3")
+    added.add_argument(
+        "--channels",
+        type=int,
+        metavar="N",
+        help="checked; default: as in the weights",
+    )
     for name in ("--mean", "--std"):
         added.add_argument(
             name, nargs="+", type=float, metavar="X", help="default: ImageNet's"

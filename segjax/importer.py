@@ -1,7 +1,7 @@
 """``segjax import``: a workdir from the weights of another program."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,17 +65,15 @@ def import_weights(
         text = f"its metadata {weights.KEY!r} is damaged ({type(error).__name__})"
         raise ValueError(f"{file}: {text}") from error
     configs.override(config, overrides)
-    try:
-        found = weights.guess(
-            lambda k: _model(config, k, channels), tensors, wanted.naming
-        )
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+
+    tensors, found = _found(config, tensors, channels, wanted.naming, file)
+    number = 2 if (background := found.num_classes == 1) else found.num_classes
+    channels = found.in_channels
     known = configs.CHOICES["model.like"]
     if wanted.like is None and "model" not in described and found.naming in known:
         config.model.like = found.naming
     configs.validate(config)
-    spec = _labels(wanted, own, found.num_classes, file)
+    spec = _labels(wanted, own, number, file, background)
     pre = preprocessing(config, channels)
     config.data.mean, config.data.std = pre.mean, pre.std
     parts = setup.make_parts(config, spec, pre, jax.local_devices()[:1])
@@ -87,7 +85,13 @@ def import_weights(
             naming=wanted.naming,
         )
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        hint = ""
+        if "of another shape" in str(error):
+            hint = (
+                "; widths are options of the decoder: `segjax models "
+                f"{config.model.decoder}`"
+            )
+        raise ValueError(f"{file}: {error}{hint}") from error
     with Lock(workdir):
         checkpoints = workdir / "checkpoints"
         saved = checkpoint.Checkpoints(checkpoints, keep_last=1, keep_best=0)
@@ -101,6 +105,36 @@ def import_weights(
     )
 
 
+def _found(
+    config: Config,
+    tensors: Mapping[str, Any],
+    channels: int | None,
+    naming: str | None,
+    file: Path,
+) -> tuple[Mapping[str, Any], weights.Guess]:
+    """The tensors, and what they are for; one class becomes two, after a background.
+
+    Raises:
+      ValueError: they are of no such network, or for other ``channels``.
+    """
+
+    def make(num_classes: int) -> models.Segmenter:
+        return _model(config, num_classes, channels or 3)
+
+    try:
+        found = weights.guess(make, tensors, naming)
+        if found.num_classes == 1:  # a sigmoid's, as of SMP's networks by default
+            tensors = weights.with_background(make, tensors, found.naming)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if channels not in (None, found.in_channels):
+        raise ValueError(
+            f"{file} is for images of {found.in_channels} channels, but {channels} are "
+            "asked for"
+        )
+    return tensors, found
+
+
 def _check_task(described: dict[str, Any], file: Path) -> None:
     if described.get("task", "segmentation") != "segmentation":
         raise ValueError(
@@ -109,8 +143,8 @@ def _check_task(described: dict[str, Any], file: Path) -> None:
         )
 
 
-def _config(wanted: Wanted, described: dict[str, Any]) -> tuple[Config, int]:
-    """The config of the workdir, and the number of channels of its images.
+def _config(wanted: Wanted, described: dict[str, Any]) -> tuple[Config, int | None]:
+    """The config of the workdir, and the channels of its images, if anyone says.
 
     ``described`` is what ``segjax export`` wrote beside the tensors.
     """
@@ -122,7 +156,7 @@ def _config(wanted: Wanted, described: dict[str, Any]) -> tuple[Config, int]:
     if wanted.like is not None:
         config.model.like = wanted.like
     before = described.get("preprocessing", {})
-    channels = wanted.channels or before.get("channels", 3)
+    channels = wanted.channels or before.get("channels")
     size = wanted.image_size or before.get("image_size", (SIZE, SIZE))
     config.data.image_size = (size[0], size[-1])
     config.data.fit = before.get("fit", "pad") if not wanted.image_size else "resize"
@@ -137,14 +171,19 @@ def _model(config: Config, num_classes: int, channels: int) -> models.Segmenter:
 
 
 def _labels(
-    wanted: Wanted, own: LabelSpec | None, number: int, file: Path
+    wanted: Wanted, own: LabelSpec | None, number: int, file: Path, background: bool
 ) -> LabelSpec:
-    """The classes: of --labels, of the file, or numbered; ``number`` of them."""
+    """The classes: of --labels, of the file, or numbered; ``number`` of them.
+
+    ``background``: the first of them is what the one class of the file is not.
+    """
     names = tuple(f"class{i}" for i in range(number))
+    names = ("background", *names[1:]) if background else names
     spec = own or LabelSpec(names, default_palette(number))
     if wanted.labels is not None:
         spec = _read_labels(wanted.labels)
     told = wanted.classes or spec.num_classes
+    told = 2 if background and told == 1 else told
     if told != number:
         raise ValueError(f"{file} is for {number} classes, but {told} are asked for")
     return spec

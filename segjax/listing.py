@@ -65,6 +65,11 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def _literal(value: Any) -> str:
+    """As the command line takes it: JSON's lists are tuples."""
+    return str(tuple(value) if isinstance(value, list) else value)
+
+
 def _millions(count: int) -> str:
     return f"{count / 1e6:.2f} M"
 
@@ -108,6 +113,18 @@ def models(pattern: str | None = None) -> str:
         ]
         header = ("decoder", "parameters", "counted with", "weights")
         parts.append(f"Decoders\n{columns(header, rows)}")
+        flag = "--config.model.decoder_options."
+        lines = [
+            f"  {name}: "
+            + ", ".join(
+                f"{option}={'' if default is None else _literal(default)}"
+                for option, default in facts["options"].items()
+            )
+            for name, facts in chosen.items()
+            if facts["options"]
+        ]
+        if lines:
+            parts.append(f"Options of decoders ({flag}NAME=VALUE)\n" + "\n".join(lines))
     parts.append(_pairs(known, wanted))
     return "\n\n".join(parts)
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from segjax import models
 from segjax import step as steps
 from segjax.batch import ClassSpec, LabelSpec
-from segjax.config import Config
+from segjax.config import Config, is_used, nearest
 from segjax.image_step import make_image_eval_step
 from segjax.losses import OPTIONS, build_loss
 from segjax.losses.image import ImageLoss
@@ -59,18 +59,31 @@ class Segmentation:
     @staticmethod
     def source_options(config: Config) -> dict[str, Any]:
         """Of the data's source, those that this task alone has."""
-        known = config.data.name in ("folder", "tfds")
+        known = is_used(config, "data.mask_values")
         return {"mask_values": config.data.mask_values} if known else {}
 
     @staticmethod
     def build(config: Config, num_classes: int, **options: Any) -> nn.Module:
         """The network; ``options``: what every task's has."""
         model = config.model
+        # But those that are knobs of their own.
+        known = [key for key in models.defaults_of(model.decoder) if key not in model]
+        own = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in model.decoder_options.to_dict().items()
+        }
+        for key in own:
+            if key not in known:
+                raise ValueError(
+                    f"config.model.decoder_options.{key}: {model.decoder} has "
+                    f"{', '.join(known) or 'no options'}{nearest(key, known)}"
+                )
         return models.build(
             model.encoder,
             model.decoder,
             num_classes,
             auxiliary=model.auxiliary,
+            **own,
             **options,
         )
 

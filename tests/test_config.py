@@ -3,10 +3,14 @@
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from PIL import Image
 
 from segjax import config as configs
-from segjax import losses, optim, setup
+from segjax import losses, optim, setup, train, views
 from segjax.batch import LabelSpec
 from segjax.data.shapes import Shapes
 from segjax.preprocessing import preprocessing
@@ -135,6 +139,7 @@ def test_overrides_reach_the_config_with_their_types():
         (["eval.mode=slide", "eval.window=-32"], r"window=-32 must be an int or"),
         (["optim.lr=-1.0"], r"optim\.lr=-1\.0 must lie between 0 and"),
         (["optim.betas=(1.5, 0.9)"], r"betas=\(1\.5, 0\.9\) must lie between 0 and 1"),
+        (["optim.betas=(0.8,)"], r"betas=\(0\.8,\) must be two numbers"),
         (["optim.ema_decay=1.5"], r"ema_decay=1\.5 must lie between 0 and 1"),
         (["optim.clip_norm=-1.0"], r"clip_norm=-1\.0 must lie between 0 and"),
         (["loss.weights=(-1.0,)"], r"weights=\(-1\.0,\) must lie between 0 and"),
@@ -230,6 +235,53 @@ def test_the_upsampling_reaches_the_decoder():
     assert setup.make_model(config, 2, 3, "cpu").decoder.upsampling == "unpool"
 
 
+def test_options_reach_the_decoder():
+    flags = ["decoder=deeplabv3", "decoder_options.decoder_channels=64"]
+    flags += ["decoder_options.decoder_atrous_rates=(6, 12)"]
+    flags += ["decoder_options.decoder_aspp_dropout=0.1"]
+    config = configs.load(QUICK, [f"--config.model.{flag}" for flag in flags])
+    for made in (config, configs.from_json(configs.to_json(config))):
+        decoder = setup.make_model(made, 2, 3, "cpu").decoder
+        assert decoder.decoder_channels == 64
+        assert decoder.decoder_atrous_rates == (6, 12)
+        assert decoder.decoder_aspp_dropout == 0.1
+
+
+@pytest.mark.parametrize(
+    "decoder, option, told",
+    [
+        ("deeplabv3", "decoder_chanels=64", "did you mean decoder_channels"),
+        ("linknet", "decoder_channels=64", "linknet has no options"),
+        ("segnet_basic", "upsampling=unpool", "segnet_basic has no options"),
+        ("unet", "decoder_channels=64", "is 64; unet takes whole numbers above 0"),
+        ("unet", "decoder_channels=(64, 32)", "has 2 numbers, but the encoder"),
+        ("deeplabv3", "decoder_channels=(64,)", "takes a whole number above 0"),
+        ("deeplabv3", "decoder_channels=0", "takes a whole number above 0"),
+        ("deeplabv3plus", "decoder_atrous_rates=(6, 'a')", "takes whole numbers"),
+        ("fpn", "decoder_dropout=1", "takes a rate from 0 to below 1"),
+        ("dpt", "decoder_readout=3", "dpt takes a text"),
+    ],
+)
+def test_a_wrong_option_of_a_decoder_is_told(decoder, option, told):
+    config = configs.default()
+    flags = [f"--config.model.decoder={decoder}"]
+    flags += [f"--config.model.decoder_options.{option}"]
+    configs.override(config, flags)
+    config.model.encoder = {"segnet_basic": "segnet_basic", "dpt": "vit_small"}.get(
+        decoder, "resnet18"
+    )
+    with pytest.raises(ValueError, match=told):
+        model = setup.make_model(config, 2, 3, "cpu")
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+def test_options_of_a_decoder_are_not_for_a_classifier():
+    config = configs.load("configs/digits_resnet18.py")
+    config.model.decoder_options.decoder_channels = 64
+    with pytest.raises(ValueError, match="it needs task = segmentation"):
+        configs.validate(config)
+
+
 def test_the_rate_of_stochastic_depth_reaches_the_encoder():
     config = configs.load(QUICK, ["--config.model.encoder=mit_b0"])
     assert setup.make_model(config, 2, 3, "cpu").encoder.drop_path == 0.1
@@ -252,3 +304,48 @@ def test_colours_are_changed_of_rgb_images_only():
     setup.make_augment(config, preprocessing(config, 3))
     with pytest.raises(ValueError, match=r"augment\.hue=0\.1 is for RGB, but .* 5 ch"):
         setup.make_augment(config, preprocessing(config, 5))
+
+
+def test_the_number_of_classes_is_no_knob():
+    """It comes from the data's LabelSpec, which model, loss and metric all read."""
+    keys = configs.flatten(configs.default())
+    assert not [key for key in keys if "num_classes" in key or "ignore" in key]
+
+
+def test_every_split_is_read_with_the_channels_of_the_run(tmp_path):
+    """A grey image that is the first to be evaluated is widened as others are."""
+    for split, mode in (("train", "RGB"), ("val", "L")):
+        for kind in ("images", "masks"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for name, own in (("a", mode), ("b", "RGB")):
+            image = Image.new(own, (5, 4))
+            image.save(tmp_path / "images" / split / f"{name}.png")
+            Image.new("L", (5, 4)).save(tmp_path / "masks" / split / f"{name}.png")
+    (tmp_path / "classes.json").write_text('["x", "y", "z"]')
+    config = configs.default()
+    config.steps, config.data.name, config.data.root = 1, "folder", str(tmp_path)
+    run = train.Run(config, tmp_path / "run")
+    assert run.eval_source.channels == run.parts.pre.channels == 3
+    assert [run.eval_source[i]["image"].shape for i in range(2)] == [(4, 5, 3)] * 2
+    config.data.channels = 1  # what the config says is kept
+    with pytest.raises(ValueError, match="has 3 channels where 1 are wanted"):
+        setup.open_split(config, "val", 3)[1]
+
+
+def test_images_beyond_the_buffer_are_told():
+    config = configs.default()
+    config.data.fit, config.data.buffer_size = "pad", (10, 20)
+    assert views.shrunk(config, [(10, 20), (5, 5)]) == []
+    (line,) = views.shrunk(config, [(10, 20), (11, 5), (9, 21)])
+    assert line.startswith("2 of the 3 images")
+    config.data.buffer_size = None
+    assert views.shrunk(config, [(99, 99)]) == []
+
+
+def test_the_class_weights_reach_the_loss_in_the_order_of_the_classes():
+    config = configs.default()
+    config.loss.class_weights, config.loss.name = (1.0, 0.0, 5.0), "cross_entropy+dice"
+    spec = LabelSpec(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+    loss = setup.make_loss(config, spec)
+    labels = jnp.array([[[0, 1, 2, 2, 255]]])
+    np.testing.assert_array_equal(loss.counts(labels), [1 + 0 + 5 + 5, 4])

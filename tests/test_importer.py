@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from segjax import weights
+from segjax import setup, weights
 from segjax.main import main
 from segjax.models import build
 from segjax.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -144,7 +144,7 @@ def test_export_gives_back_the_same_bits_and_all_that_import_asks(
         (["--like", "keras"], "unknown like 'keras'"),
         (["--naming", "keras"], "unknown naming 'keras' for this model; known: smp"),
         (["--naming", "timm"], "hold no layer of scores under the names"),
-        (["--channels", "4"], "inflate"),
+        (["--channels", "4"], "is for images of 3 channels, but 4 are asked for"),
         (
             ["--mean", ".5", ".5"],
             "config.data.mean has 2 values, but the images have 3",
@@ -203,7 +203,87 @@ def test_other_mistakes(foreign, imported, tmp_path, capsys):
 def test_the_number_of_classes_is_found_in_the_weights(foreign):
     tensors = weights.read_file(foreign[0])
     found = weights.guess(lambda k: build("resnet18", "fcn32s", k), tensors)
-    assert found == ("smp", 4)
+    assert found == ("smp", 4, 3)
+
+
+def basic(path, num_classes, channels=3, decoder="segnet_basic", **options):
+    """SegNet-Basic's encoder of random weights in a file; model and variables."""
+    model = build("segnet_basic", decoder, num_classes, in_channels=channels, **options)
+    image = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: rng.uniform(0.01, 0.1, leaf.shape).astype(np.float32), shapes
+    )
+    safetensors.numpy.save_file(weights.to_torch(model, variables), path)
+    return model, variables
+
+
+BASIC = ["--encoder", "segnet_basic", "--decoder", "segnet_basic"]
+
+
+def test_one_score_per_pixel_becomes_background_and_class(tmp_path):
+    """SMP's networks have one class by default, whose sigmoid they train."""
+    file, workdir = tmp_path / "one.safetensors", tmp_path / "run"
+    model, variables = basic(file, 1)
+    call = ["import", "--weights", str(file), *BASIC, "--workdir", str(workdir)]
+    assert main(call) == 0
+    labels = json.loads((workdir / "labels.json").read_text())
+    assert labels["names"] == ["background", "class1"]
+    two = build("segnet_basic", "segnet_basic", 2)
+    make = {1: model, 2: two}.__getitem__
+    tensors = weights.with_background(make, weights.read_file(file))
+    x = normalized(photo(tmp_path / "in"))[None]
+    found = jax.jit(two.apply)(weights.load_torch(two, tensors), x)
+    wanted = jax.jit(model.apply)(variables, x)
+    assert not np.any(found[..., 0])
+    np.testing.assert_allclose(found[..., 1:], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_number_of_channels_is_found_in_the_weights(tmp_path):
+    file, workdir = tmp_path / "four.safetensors", tmp_path / "run"
+    basic(file, 3, channels=4)
+    call = ["import", "--weights", str(file), *BASIC, "--workdir", str(workdir)]
+    assert main(call) == 0
+    labels = json.loads((workdir / "labels.json").read_text())
+    assert labels["preprocessing"]["channels"] == 4
+
+
+def test_what_leaves_no_trace_in_the_weights_travels_with_them(tmp_path):
+    """unpool and unpool_add have the same tensors and give other scores."""
+    file = tmp_path / "three.safetensors"
+    basic(file, 3)
+    first, again = tmp_path / "first", tmp_path / "again"
+    call = ["import", "--weights", str(file), *BASIC, "--image-size", "64"]
+    change = "--config.model.upsampling=unpool_add"
+    assert main([*call, "--workdir", str(first), change]) == 0
+    out = tmp_path / "out.safetensors"
+    assert main(["export", "--workdir", str(first), "--output", str(out)]) == 0
+    call = ["import", "--weights", str(out), *BASIC[:2], "--workdir", str(again)]
+    assert main(call) == 0
+    config = json.loads((again / "config.json").read_text())
+    assert config["model"]["upsampling"] == "unpool_add"
+
+
+def test_options_of_the_decoder_travel_with_the_weights(tmp_path, capsys):
+    """Another width has tensors of other shapes, other rates the same ones."""
+    own = {"decoder_channels": 8, "decoder_atrous_rates": (1, 2, 3)}
+    file = tmp_path / "a.safetensors"
+    basic(file, 3, decoder="deeplabv3", **own)
+    call = ["import", "--weights", str(file), "--encoder", "segnet_basic"]
+    call += ["--image-size", "64"]
+    given = [f"--config.model.decoder_options.{k}={v}" for k, v in own.items()]
+    first, again = tmp_path / "first", tmp_path / "again"
+    named = [*call, "--decoder", "deeplabv3", "--workdir"]
+    assert main([*named, str(tmp_path / "wrong")]) == 2
+    assert capsys.readouterr().err.endswith("decoder: `segjax models deeplabv3`\n")
+    assert main([*named, str(first), *given]) == 0
+    out = tmp_path / "out.safetensors"
+    assert main(["export", "--workdir", str(first), "--output", str(out)]) == 0
+    call = ["import", "--weights", str(out), "--encoder", "segnet_basic"]
+    assert main([*call, "--workdir", str(again)]) == 0
+    options = setup.load_parts(again, ()).config.model.decoder_options
+    assert options.to_dict() == own
 
 
 @pytest.mark.parity

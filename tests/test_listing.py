@@ -11,7 +11,7 @@ import pytest
 from segjax import config, listing, losses
 from segjax.data import NAMES
 from segjax.main import main
-from segjax.models import build, decoders, encoders, names
+from segjax.models import build, decoders, defaults_of, encoders, names
 
 
 def test_the_catalogue_has_every_name_with_what_decides_on_pairs():
@@ -25,6 +25,8 @@ def test_the_catalogue_has_every_name_with_what_decides_on_pairs():
                 assert facts["provides"] == list(getattr(made, "provides", ()))
             else:
                 assert facts["needs"] == getattr(made, "needs", None)
+                own = json.loads(json.dumps(defaults_of(name)))
+                assert facts["options"] == own, name
 
 
 def test_models_are_filtered_and_impossible_pairs_named():
@@ -36,6 +38,9 @@ def test_models_are_filtered_and_impossible_pairs_named():
     assert "dpt needs tokens: only with vit_small" in " ".join(shown.split())
     assert listing.models("vit_base*").count("needs") == 2  # segnet, segnet_basic
     assert listing.models("unet").count("needs") == 0
+    told = listing.models("deeplabv3")
+    assert "decoder_options.NAME=VALUE" in told
+    assert "deeplabv3: decoder_channels=256, decoder_atrous_rates=(12, 24, 36)" in told
     for encoder, decoder in (("resnet50", "dpt"), ("vit_base", "segnet")):
         with pytest.raises(ValueError, match="needs"):
             build(encoder, decoder, 2)

@@ -24,7 +24,7 @@ def images(parts: setup.Parts, size: tuple[int, int]) -> tuple[list[np.ndarray],
     config, channels = parts.config, parts.pre.channels
     split = config.data.eval_split
     try:
-        source = setup.open_split(config, split)
+        source = setup.open_split(config, split, channels)
         if not len(source):
             raise ValueError(f"{split} of {config.data.name} is empty")
         # From the start again where there are fewer.

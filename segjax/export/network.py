@@ -13,7 +13,10 @@ from segjax import __version__, models, setup, sharding
 
 # Of config.model, what tells (with encoder and decoder) which weights fit it and how
 # they are run.
-IN_WEIGHTS = ("like", "output_stride", "norm", "auxiliary")
+IN_WEIGHTS = (
+    *("like", "output_stride", "norm", "auxiliary"),
+    *("upsampling", "decoder_options"),
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def for_import(parts: setup.Parts) -> dict[str, Any]:
         "task": parts.config.task,
         "encoder": model.encoder,
         "decoder": model.decoder,
-        "model": {key: model[key] for key in IN_WEIGHTS},
+        "model": {key: model.to_dict()[key] for key in IN_WEIGHTS},
         "labels": parts.spec.to_dict(),
         "preprocessing": parts.pre.to_dict(),
     }

@@ -16,7 +16,14 @@ from segjax.models.layers import Layers
 from segjax.models.segmenter import Segmenter
 from segjax.ops import table
 
-__all__ = ["build", "build_classifier", "fold_batch_norm", "lookup", "names"]
+__all__ = [
+    "build",
+    "build_classifier",
+    "defaults_of",
+    "fold_batch_norm",
+    "lookup",
+    "names",
+]
 
 LIKE = ("segjax", "smp", "torchvision", "timm", "transformers")
 NORMS = ("batch", "group", "layer", "none")
@@ -36,6 +43,47 @@ def _unknown(kind: str, name: Any, known) -> ValueError:
     hint = f" Did you mean {close[0]!r}?" if close else ""
     listed = ", ".join(str(k) for k in known)
     return ValueError(f"unknown {kind} {name!r}.{hint} Known: {listed}")
+
+
+def defaults_of(decoder: str) -> dict[str, Any]:
+    """What :func:`build` takes for this decoder alone, with the default of each.
+
+    None stands for a default that depends on the encoder or on ``like``.
+
+    Raises:
+      ValueError: there is no such decoder.
+    """
+    module = lookup(decoders, decoder).func
+    default = {field.name: field.default for field in dataclasses.fields(module)}
+    return {name: default[name] for name in module.options}
+
+
+def _check_own(decoder: str, make: partial, options) -> None:
+    """Values of the decoder's own options, by the types of its fields."""
+    types = {field.name: str(field.type) for field in dataclasses.fields(make.func)}
+    for name, value in options.items():
+        kind = types[name]
+        if value is None and "None" in kind:
+            continue
+        if "tuple" in kind:
+            good = isinstance(value, (tuple, list)) and bool(value)
+            good = good and all(_counts(number, least=1) for number in value)
+            words = "whole numbers above 0"
+        elif "int" in kind:
+            least = 0 if name == "fc_channels" else 1
+            good, words = _counts(value, least), "a whole number above 0"
+        elif "float" in kind:
+            good = isinstance(value, (int, float)) and 0 <= value < 1
+            words = "a rate from 0 to below 1"
+        else:  # texts are the decoder's to judge
+            good, words = isinstance(value, str), "a text"
+        if not good:
+            raise ValueError(f"{name} is {value!r}; {decoder} takes {words}")
+
+
+def _counts(value: Any, least: int) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and value >= least
 
 
 def lookup(package: ModuleType, name: str) -> partial:
@@ -191,6 +239,7 @@ def build(
     }
     own = _fields(make_decoder.func)
     fields = {name: value for name, value in fields.items() if name in own}
+    _check_own(decoder, make_decoder, options)
     return Segmenter(
         encoder=made,
         decoder=make_decoder(layers=layers, **fields, **options),

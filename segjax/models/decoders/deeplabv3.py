@@ -7,7 +7,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from segjax.models.decoders.aspp import ASPP, torch_name_in_aspp
+from segjax.models.decoders.aspp import ASPP, ASPP_OPTIONS, torch_name_in_aspp
 from segjax.models.decoders.blocks import ConvNorm
 from segjax.models.layers import Features, Layers, torch_uniform
 from segjax.models.naming import Name, Parts
@@ -24,8 +24,9 @@ class DeepLabV3(nn.Module):
     layers: Layers = Layers()
     decoder_channels: int = 256
     decoder_atrous_rates: tuple[int, ...] = (12, 24, 36)
+    decoder_aspp_dropout: float = 0.5
     any_size: ClassVar[bool] = True
-    options: ClassVar[tuple[str, ...]] = ("decoder_channels", "decoder_atrous_rates")
+    options: ClassVar[tuple[str, ...]] = ASPP_OPTIONS
     head_kernel: ClassVar[int] = 1
     head_init: ClassVar = staticmethod(torch_uniform)
     output_stride: ClassVar = staticmethod(lambda like: 8)
@@ -43,7 +44,9 @@ class DeepLabV3(nn.Module):
         """Features -> [B, h, w, decoder_channels], of the deepest map's size."""
         layers = dataclasses.replace(self.layers, kernel_init=torch_uniform)
         width, rates = self.decoder_channels, tuple(self.decoder_atrous_rates)
-        x = ASPP(width, rates, layers=layers, name="aspp")(features.maps[-1], train)
+        rate = self.decoder_aspp_dropout
+        aspp = ASPP(width, rates, dropout=rate, layers=layers, name="aspp")
+        x = aspp(features.maps[-1], train)
         return ConvNorm(width, layers=layers, name="last")(x, train)
 
     @nn.nowrap

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.decoders.aspp import ASPP, torch_name_in_aspp
+from segjax.models.decoders.aspp import ASPP, ASPP_OPTIONS, torch_name_in_aspp
 from segjax.models.decoders.blocks import ConvNorm
 from segjax.models.layers import Features, Layers, octaves, torch_uniform
 from segjax.models.naming import Name, Parts
@@ -28,8 +28,9 @@ class DeepLabV3Plus(nn.Module):
     strides: tuple[int, ...] = (2, 4, 8, 16, 32)
     decoder_channels: int = 256
     decoder_atrous_rates: tuple[int, ...] = (12, 24, 36)
+    decoder_aspp_dropout: float = 0.5
     any_size: ClassVar[bool] = True
-    options: ClassVar[tuple[str, ...]] = ("decoder_channels", "decoder_atrous_rates")
+    options: ClassVar[tuple[str, ...]] = ASPP_OPTIONS
     head_kernel: ClassVar[int] = 1
     head_init: ClassVar = staticmethod(torch_uniform)
     output_stride: ClassVar = staticmethod(lambda like: 16)
@@ -42,9 +43,15 @@ class DeepLabV3Plus(nn.Module):
         """Features -> [B, ceil(H/4), ceil(W/4), decoder_channels]."""
         layers = dataclasses.replace(self.layers, kernel_init=torch_uniform)
         width, rates = self.decoder_channels, tuple(self.decoder_atrous_rates)
-        x = ASPP(width, rates, separable=True, layers=layers, name="aspp")(
-            features.maps[-1], train
+        aspp = ASPP(
+            width,
+            rates,
+            separable=True,
+            dropout=self.decoder_aspp_dropout,
+            layers=layers,
+            name="aspp",
         )
+        x = aspp(features.maps[-1], train)
         x = ConvNorm(width, separable=True, layers=layers, name="context")(x, train)
         fine = octaves(features, self.strides, size)[1]
         x = layers.resize_bilinear(x, fine.size, align_corners=self.like == "smp")

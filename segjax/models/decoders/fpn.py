@@ -57,10 +57,12 @@ class FPN(nn.Module):
     strides: tuple[int, ...] = (2, 4, 8, 16, 32)
     decoder_pyramid_channels: int = 256
     decoder_segmentation_channels: int = 128
+    decoder_dropout: float = 0.2  # of whole maps
     any_size: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = (
         "decoder_pyramid_channels",
         "decoder_segmentation_channels",
+        "decoder_dropout",
     )
     head_kernel: ClassVar[int] = 1
     head_init: ClassVar = staticmethod(xavier_uniform)
@@ -97,7 +99,7 @@ class FPN(nn.Module):
             )
             branches.append(one(x, train))
         total = sum(branches[1:], branches[0])
-        return layers.dropout(total, 0.2, train, whole_maps=True)
+        return layers.dropout(total, self.decoder_dropout, train, whole_maps=True)
 
     @nn.nowrap
     def torch_name(self, path: tuple[str, ...], naming: str) -> Name:

@@ -34,8 +34,9 @@ class PSPNet(nn.Module):
     like: str = "segjax"
     strides: tuple[int, ...] = (2, 4, 8, 16, 32)
     psp_out_channels: int = 512
+    psp_dropout: float = 0.2  # of whole maps
     any_size: ClassVar[bool] = True
-    options: ClassVar[tuple[str, ...]] = ("psp_out_channels",)
+    options: ClassVar[tuple[str, ...]] = ("psp_out_channels", "psp_dropout")
     head_kernel: ClassVar[int] = 3
     head_init: ClassVar = staticmethod(xavier_uniform)
     output_stride: ClassVar = staticmethod(lambda like: None if like == "smp" else 8)
@@ -64,7 +65,7 @@ class PSPNet(nn.Module):
             )
         x = jnp.concatenate([*joined, x], 3)
         x = block(self.psp_out_channels, 1, layers=layers, name="project")(x, train)
-        return layers.dropout(x, 0.2, train, whole_maps=True)
+        return layers.dropout(x, self.psp_dropout, train, whole_maps=True)
 
     @nn.nowrap
     def torch_name(self, path: tuple[str, ...], naming: str) -> Name:

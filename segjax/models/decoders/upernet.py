@@ -31,15 +31,17 @@ class UPerNet(nn.Module):
 
     Every map has a layer norm before, as in SMP: Swin's and ConvNeXt's papers have them
     too. By ``like`` "transformers" there are none here, for the encoder has them.
-    ``decoder_channels`` None is 256, and 512 by ``like`` "transformers".
+    ``decoder_channels`` None is 256, and 512 by ``like`` "transformers". Whole maps are
+    dropped in training at the rate ``decoder_dropout`` (MMSegmentation has 0.1).
     """
 
     layers: Layers = Layers()
     like: str = "segjax"
     strides: tuple[int, ...] = (2, 4, 8, 16, 32)
     decoder_channels: int | None = None
+    decoder_dropout: float = 0.0
     any_size: ClassVar[bool] = True
-    options: ClassVar[tuple[str, ...]] = ("decoder_channels",)
+    options: ClassVar[tuple[str, ...]] = ("decoder_channels", "decoder_dropout")
     head_kernel: ClassVar[int] = 1
     head_init: ClassVar = staticmethod(xavier_uniform)
     torch_parts: ClassVar[dict[str, Parts]] = {
@@ -80,7 +82,8 @@ class UPerNet(nn.Module):
         for i in range(len(joined) - 1):
             joined[i] = block(width, 3, layers=layers, name=f"fpn{i}")(joined[i], train)
         x = jnp.concatenate([resize(y, joined[0]) for y in joined], axis=3)
-        return block(width, 3, layers=layers, name="fuse")(x, train)
+        x = block(width, 3, layers=layers, name="fuse")(x, train)
+        return layers.dropout(x, self.decoder_dropout, train, whole_maps=True)
 
     def _inputs(self, features):
         """The maps at strides of 4 and more, normalised."""
