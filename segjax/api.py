@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from segjax import cache, inference, localize, regions, setup
 from segjax.batch import LabelSpec
 from segjax.config import Config
-from segjax.data import files
+from segjax.data import files, pipeline
 from segjax.preprocessing import Preprocessing
 from segjax.views import Views, views_of
 
@@ -59,11 +59,12 @@ class Run:
         fits. EXIF orientation is respected.
 
         Raises:
-          ValueError: it is no image, or has other channels.
+          ValueError: it is no image, has other channels, or holds NaN.
         """
         channels = self.preprocessing.channels
         if isinstance(picture, str | os.PathLike):
-            return files.read_image(Path(picture), channels)
+            read = files.read_image(Path(picture), channels)
+            return pipeline.finite(read, str(picture))
         if isinstance(picture, Image.Image):
             picture = ImageOps.exif_transpose(picture)
             if picture.mode in ("P", "PA", "CMYK", "YCbCr", "HSV", "LAB"):
@@ -76,6 +77,7 @@ class Run:
                 f"the image has shape {array.shape}; give [height, width] or [height, "
                 "width, channels]"
             )
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         if np.issubdtype(array.dtype, np.floating):
             array = array.astype(np.float32)
         elif array.dtype not in (np.uint8, np.uint16):
@@ -83,7 +85,8 @@ class Run:
                 f"the image's type is {array.dtype}; give uint8, uint16 or floats in "
                 "[0, 1]"
             )
-        return files.with_channels(array, channels, "the image")
+        array = files.with_channels(array, channels, "the image")
+        return pipeline.finite(array, "the image")
 
     @property
     def parameters(self) -> int:

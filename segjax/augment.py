@@ -27,8 +27,9 @@ What the choices are:
 * rotation: uniform in ``[-rotation, rotation]`` degrees about the crop's centre.
 * blur: Gaussian, with weights renormalised inside the valid area.
 * colour: the formulas of torchvision's ColorJitter on values in [0, 1], which are kept
-  in [0, 1]. Factors are uniform in ``[max(0, 1 - x), 1 + x]``, hue shifts in
-  ``[-hue, hue]`` of a turn. The order is fixed: brightness, contrast, saturation, hue.
+  in [0, 1]; where a float image goes beyond, in its own range. Factors are uniform in
+  ``[max(0, 1 - x), 1 + x]``, hue shifts in ``[-hue, hue]`` of a turn. The order is
+  fixed: brightness, contrast, saturation, hue.
   Saturation and hue act on 3 channels only; contrast is about the mean of the
   valid area.
 * CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899; for segmentation French et
@@ -47,7 +48,7 @@ from jax import lax
 from segjax.batch import IGNORE
 from segjax.ops import crops, sampling, table
 from segjax.ops.blur import gaussian_blur
-from segjax.ops.colour import gray, shift_hue
+from segjax.ops.colour import gray, shift_hue, value_range
 
 # Each random decision's place among the example's random numbers. Append only: the
 # places are part of what a seed means.
@@ -366,18 +367,20 @@ def _blur(settings: Augment, draws, x, valid):
     return gaussian_blur(x, valid, sigma, _pick(draws, _BLUR) < settings.blur)
 
 
-def _jitter(settings: Augment, draws, x, valid):
+def _jitter(settings: Augment, draws, x, valid, limits):
     """Brightness, contrast, saturation, hue, each if it is on."""
 
     def factor(change, operation):
         value = _pick(draws, operation, max(0.0, 1 - change), 1 + change)
         return value.astype(x.dtype)[:, None, None, None]
 
+    low, high = limits
+
     def blend(x, other, amount):
-        return jnp.clip(amount * x + (1 - amount) * other, 0, 1)
+        return jnp.clip(amount * x + (1 - amount) * other, low, high)
 
     if settings.brightness > 0:
-        x = jnp.clip(x * factor(settings.brightness, _BRIGHTNESS), 0, 1)
+        x = jnp.clip(x * factor(settings.brightness, _BRIGHTNESS), low, high)
     if settings.contrast > 0:
         mask = valid[..., None].astype(x.dtype)
         total = (gray(x) * mask).sum((1, 2, 3), keepdims=True)
@@ -443,7 +446,7 @@ def augment_batch(
     x, label, valid = _geometry(settings, draws, image, label, size, platform)
     if settings.blur > 0:
         x = _blur(settings, draws, x, valid)
-    x = _jitter(settings, draws, x, valid)
+    x = _jitter(settings, draws, x, valid, value_range(image))
     x = jnp.where(valid[..., None], normalize(x, settings.mean, settings.std), 0)
     label = jnp.where(valid, label, IGNORE)
     if settings.cutmix > 0:

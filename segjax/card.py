@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segjax import logs
+from segjax import checkpoint, logs
 from segjax.batch import ClassSpec, LabelSpec, Source
 from segjax.config import Config, nearest
+from segjax.tasks import TASKS
 from segjax.views import Recipe, Size
 from segjax.writing import write_text
 
@@ -87,7 +88,10 @@ def split_card(name: str, split: str, source: Source) -> dict[str, Any]:
 
 
 def pretrained_card(name: str | None) -> Any:
-    """What ``model.pretrained`` names: None, a package, or a file or run by content."""
+    """What ``model.pretrained`` names: None, a package, a file by content, or a run.
+
+    A run by its config, its step and what it was trained on: it may still go on.
+    """
     if name is None:
         return None
     path = Path(name)
@@ -99,8 +103,22 @@ def pretrained_card(name: str | None) -> Any:
         origin, config = folder / ORIGIN, folder / "config.json"
         if path.is_dir() and config.is_file():
             trained = json.loads(origin.read_text()) if origin.is_file() else None
-            return {"run": digest(json.loads(config.read_text())), "origin": trained}
+            settings = json.loads(config.read_text())
+            return {
+                "run": digest(settings),
+                "step": _step(path, settings),
+                "origin": trained,
+            }
     return {"name": name}
+
+
+def _step(path: Path, settings: Mapping[str, Any]) -> int | None:
+    """The checkpoint that a warm start takes; None: none, as it will say itself."""
+    metric = TASKS[settings["task"]].metric if "task" in settings else "miou"
+    try:
+        return int(checkpoint.find_step(path, "best", metric).name)
+    except ValueError:
+        return None
 
 
 def save_origin(
@@ -162,6 +180,7 @@ def protocol(
     checkpoint: str,
     recipe: Recipe | None,
     environment: Mapping[str, Any],
+    changed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The protocol of an evaluation: its parts, and their ``id``.
 
@@ -176,6 +195,8 @@ def protocol(
       checkpoint: the rule that chose it: "best", "latest" or a step.
       recipe: how the network was applied; None for a classifier.
       environment: :func:`segjax.logs.environment`.
+      changed: knobs of the network that are not as in training (another output stride
+        or dtype), and what they are.
     """
     size: Size = tuple(preprocessing["image_size"])
     seen = [size] if preprocessing["fit"] == "resize" or not sizes else sizes
@@ -196,7 +217,8 @@ def protocol(
         "train": origin["train"],
         "pretrained": origin["pretrained"],
         "selection": rule,
-        "inference": _inference(recipe, config),
+        "inference": _inference(recipe, config)
+        | ({"changed": dict(changed)} if changed else {}),
         "seed": config.seed,
         "code": environment["git"],
         "versions": environment["versions"],

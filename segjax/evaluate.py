@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from segjax import cache, card, logs, setup, sharding, views
+from segjax import config as configs
 from segjax.batch import Batch, ClassSpec, Source
 from segjax.classify import evaluate_images
 from segjax.data import evaluation
@@ -189,7 +190,16 @@ def _viewed(
     """
     seen = views.views_of(parts)
     recipe = seen.recipe
-    batch_size = 1 if recipe.mode == "slide" else recipe.batch_size
+    batch_size = 1
+    if recipe.mode == "whole":
+        larger = max(1.0, *recipe.scales)
+        batch_size = rows_that_fit(
+            recipe.batch_size,
+            [(round(larger * h), round(larger * w)) for h, w in sizes],
+            parts.spec.num_classes,
+            sharding.batch_parts(parts.mesh),
+            recipe.bucket,
+        )
     schedule = evaluation.eval_schedule(
         sizes, batch_size=batch_size, bucket=recipe.bucket, buffer=None, fit="pad"
     )
@@ -273,13 +283,20 @@ def score_split(
 
 def _open(parts: setup.Parts, split: str) -> Source:
     """The split's examples, whose classes must be the run's."""
-    source = setup.open_split(parts.config, split)
+    source = setup.open_split(parts.config, split, parts.pre.channels)
     if source.spec != parts.spec:
         theirs, ours = (", ".join(s.spec.names[:20]) for s in (source, parts))
         raise ValueError(
             f"the classes of the data ({theirs}) are not those of the run ({ours})"
         )
     return source
+
+
+def _changed(workdir: Path, parts: setup.Parts) -> dict[str, Any]:
+    """The knobs of ``model`` that overrides changed since training."""
+    trained = configs.from_json((workdir / "config.json").read_text())
+    found = configs.differences(trained, parts.config)
+    return {key: now for key, (_, now) in found.items() if key.startswith("model.")}
 
 
 def _scores(
@@ -333,6 +350,7 @@ def evaluate(
         checkpoint=checkpoint,
         recipe=views.recipe_of(parts.config) if of_pixels else None,
         environment=environment,
+        changed=_changed(workdir, parts),
     )
     if protocol is not None:
         card.check_protocol(protocol, measured)
@@ -357,5 +375,6 @@ def evaluate(
         if of_pixels:
             logs.summary_table(summary, console)
         name = f"{protocol} ({measured['id']})" if protocol else measured["id"]
-        console.print(f"{split}, step {step}, protocol {name}: {path}", highlight=False)
+        text = f"{split}, step {step}, protocol {name}: {path}"
+        console.print(text, highlight=False, markup=False)
     return summary

@@ -260,6 +260,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"segjax: {text} has no value; write {text}=VALUE", file=sys.stderr)
             return 2
     args = flags.parser().parse_args([a for a in argv if a not in overrides])
+    if launched:
+        for stream in (sys.stdout, sys.stderr):
+            # Names of files need not be text: they are told as far as they are.
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if launched and args.command in COMPUTING:
         from segjax.pages import use_huge_pages
 

@@ -60,6 +60,24 @@ class Options:
                     f"--{flag} is {getattr(self, name)}; write {least} or more"
                 )
 
+    def check(self, classifies: bool, videos: bool) -> None:
+        """Refuse what would change nothing.
+
+        Raises:
+          ValueError: regions of a classifier, or frames without a video.
+        """
+        usual = Options()
+        of_maps = ("min_area", "connectivity", "programs") if classifies else ()
+        of_videos = () if videos else ("every",)
+        for names, what in (
+            (of_maps, "a run of segmentation"),
+            (of_videos, "a video's frames"),
+        ):
+            for name in names:
+                if getattr(self, name) != getattr(usual, name):
+                    flag = name.replace("_", "-")
+                    raise ValueError(f"--{flag} is for {what}; leave it out")
+
     def pictures(self, known: tuple[str, ...]) -> tuple[str, ...]:
         """Which are written, of those a run's task has.
 
@@ -194,7 +212,7 @@ def _open(
     A video's size is not asked for: all its frames have one.
     """
     if split:
-        source = setup.open_split(parts.config, split)
+        source = setup.open_split(parts.config, split, parts.pre.channels)
         if source.spec != parts.spec:
             theirs, ours = (", ".join(s.spec.names[:20]) for s in (source, parts))
             raise ValueError(
@@ -276,6 +294,7 @@ def predict(
     classifies = parts.config.task == "classification"
     told = "predictions.json" if classifies else "boxes.json"
     pictures = options.pictures(HEATS if classifies else PICTURES)
+    options.check(classifies, any(item.is_video for item in items))
     threads = min(8, os.cpu_count() or 1)
     about = {
         "classes": list(parts.spec.names),

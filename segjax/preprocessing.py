@@ -58,7 +58,9 @@ def pretrained_range(config: Config) -> dict[str, tuple[float, ...]] | None:
     if name.startswith(weights.PREFIX):
         known = weights.package(name)
         return {"mean": known.mean, "std": known.std}
-    for folder in (Path(name), Path(name).parent):
+    given = Path(name).absolute()
+    # Its workdir, its checkpoints, or one of them (warm.task_of_run).
+    for folder in (given, *given.parents[: 1 + given.is_dir()]):
         path = folder / "labels.json"
         if path.is_file():
             pre = Preprocessing.from_dict(json.loads(path.read_text())["preprocessing"])

@@ -35,16 +35,22 @@ def data_options(config: Config) -> dict[str, Any]:
     options = config.data[name].to_dict() if name in config.data else {}
     if name == "shapes":
         options["image_size"] = pair(config.data.image_size)
-    if name in ("folder", "class_folder", "digits", "tfds"):
+    if configs.is_used(config, "data.channels"):
         options["channels"] = config.data.channels
     if name == "tfds" and task is not TASKS["segmentation"]:
         del options["classes"]  # of masks
     return options | task.source_options(config) | {"task": config.task}
 
 
-def open_split(config: Config, split: str) -> Source:
-    """The examples of a split of the config's dataset."""
+def open_split(config: Config, split: str, channels: int | None = None) -> Source:
+    """The examples of a split of the config's dataset.
+
+    ``channels``: of a run's images, which every split is read with where the config
+    gives none; None: those of the split's first image.
+    """
     options = data_options(config)
+    if "channels" in options and options["channels"] is None:
+        options["channels"] = channels
     if split == config.data.train_split:
         options["subset"] = config.data.subset
     return open_source(config.data.name, split, root=config.data.root, **options)

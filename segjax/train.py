@@ -34,8 +34,10 @@ class Run:
     def __init__(self, config: Config, workdir: Path):
         self.config, self.workdir = config, workdir
         splits = (config.data.train_split, config.data.eval_split)
-        self.sources = {split: setup.open_split(config, split) for split in splits}
-        self.train_source, self.eval_source = (self.sources[s] for s in splits)
+        self.train_source = source = setup.open_split(config, splits[0])
+        # With the network's channels, whatever the split's own first image has.
+        self.eval_source = setup.open_split(config, splits[1], source.channels)
+        self.sources = dict(zip(splits, (source, self.eval_source), strict=True))
         self.spec = self.train_source.spec
         pre = preprocessing(config, self.train_source.channels)
         self.parts = setup.make_parts(config, self.spec, pre)

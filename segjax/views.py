@@ -337,6 +337,22 @@ def advice(config: Config, sizes: Sequence[Size]) -> list[str]:
     ]
 
 
+def shrunk(config: Config, sizes: Sequence[Size]) -> list[str]:
+    """A line on images that training would shrink, but evaluation sees as they are."""
+    data = config.data
+    if data.fit != "pad" or data.buffer_size is None:
+        return []
+    buffer = pair(data.buffer_size)
+    count = sum(h > buffer[0] or w > buffer[1] for h, w in sizes)
+    if not count:
+        return []
+    return [
+        f"{count} of the {len(sizes)} images to evaluate are larger than "
+        f"config.data.buffer_size={data.buffer_size}: training shrinks such images "
+        "into it, evaluate and predict do not, and see another scale; raise it"
+    ]
+
+
 def without_effect(config: Config) -> list[str]:
     """A line on windows that hold all that the network gets to see of an image."""
     recipe, size = recipe_of(config), pair(config.data.image_size)

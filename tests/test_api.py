@@ -97,6 +97,7 @@ def test_every_kind_of_picture_is_the_same_one(loaded, tmp_path):
         np.testing.assert_array_equal(run.image(given), want)
     sixteen = picture(np.uint16)
     assert run.image(sixteen).dtype == np.uint16
+    np.testing.assert_array_equal(run.image(sixteen.astype(">u2")), sixteen)
     few = Image.fromarray(pixels).quantize(16)
     np.testing.assert_array_equal(run.image(few), np.asarray(few.convert("RGB")))
     # A camera held upright.
@@ -114,6 +115,7 @@ def test_every_kind_of_picture_is_the_same_one(loaded, tmp_path):
         (np.zeros((0, 4, 3), np.uint8), "shape"),
         (np.zeros((4, 4, 3), np.int64), "the image's type is int64; give uint8"),
         (np.zeros((4, 4, 5), np.uint8), "has 5 channels where 3 are wanted"),
+        (np.full((4, 4, 3), np.nan), "the image: 16 of 16 pixels are NaN"),
         ("missing.png", "missing.png"),
     ],
 )

@@ -292,6 +292,15 @@ def test_hue_is_colorsys():
     assert np.ptp(got - image, axis=0).max() > 0.05
 
 
+def test_floats_beyond_one_keep_their_range():
+    """Reflectances of thousands, with the mean and std of the config."""
+    image = colours(4) * 3000 - 200
+    got = colour({"brightness": 0.2, "contrast": 0.2}, image)
+    for x, y in zip(image, got, strict=True):
+        assert x.min() - 0.01 <= y.min() and 1500 < y.max() <= x.max() + 0.01
+        assert np.corrcoef(x.ravel(), y.ravel())[0, 1] > 0.95
+
+
 def test_hue_and_saturation_need_three_channels():
     image = colours(4)
     np.testing.assert_allclose(colour({"hue": 0.5, "saturation": 1}, image), image)

@@ -90,6 +90,7 @@ CHANGES = {
     "scales": {"recipe": Recipe(scales=(0.5, 1.0))},
     "flip": {"recipe": Recipe(flip=True)},
     "padding": {"recipe": Recipe(bucket=64)},
+    "another network than trained": {"changed": {"model.output_stride": 8}},
     "seed": {"seed": 1},
     "commit": {"environment": ENVIRONMENT | {"git": {"commit": "d", "dirty": False}}},
     "dirty": {"environment": ENVIRONMENT | {"git": {"commit": "abc", "dirty": True}}},
@@ -174,11 +175,16 @@ def test_an_origin_is_written_once_and_read(tmp_path):
 def test_a_run_that_starts_another_is_known_by_its_config(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     one = card.pretrained_card(str(tmp_path))
-    assert one == {"run": card.digest({}), "origin": None}
+    assert one == {"run": card.digest({}), "step": None, "origin": None}
     (tmp_path / "config.json").write_text('{"seed": 1}')
     assert card.pretrained_card(str(tmp_path)) != one
-    (tmp_path / "checkpoints").mkdir()
+    for step in ("100", "200"):
+        (tmp_path / "checkpoints" / step / "default").mkdir(parents=True)
     assert "run" in card.pretrained_card(str(tmp_path / "checkpoints"))
+    # Of one run, but other weights.
+    steps = [tmp_path / "checkpoints" / step for step in ("100", "200")]
+    assert [card.pretrained_card(str(s))["step"] for s in steps] == [100, 200]
+    assert card.pretrained_card(str(tmp_path))["step"] == 200
     assert card.pretrained_card("package:x") == {"name": "package:x"}
     assert card.pretrained_card(None) is None
 

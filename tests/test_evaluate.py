@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from segjax import card, checkpoint, setup, views
+from segjax import card, checkpoint, setup, sharding, views
 from segjax import config as configs
-from segjax.batch import IGNORE
+from segjax.batch import IGNORE, LabelSpec, default_palette
 from segjax.evaluate import evaluate, evaluate_split, score_split
 from segjax.main import main
 from segjax.ops.scores import Rule, Scores, finish
@@ -151,6 +151,62 @@ def test_every_image_is_counted_once(workdir, results, mode):
     )
 
 
+class Unread:
+    """What stays on the devices."""
+
+    def __array__(self, *_, **__):
+        raise AssertionError("pixels were fetched")
+
+
+def test_a_split_has_one_matrix_and_nothing_else_leaves_the_devices(monkeypatch):
+    """Batches of unequal numbers of valid pixels: no mean of batches' means.
+
+    The step is the test's own, so that nothing is compiled.
+    """
+    rng = np.random.default_rng(4)
+    spec = LabelSpec(tuple("abc"), default_palette(3))
+    config = configs.default()
+    config.data.batch_size, config.eval.bucket = 8, 4
+    pre = preprocessing(config, 3)
+    parts = setup.Parts(config, spec, pre, sharding.make_mesh(), None, None)
+    truth = rng.integers(0, 3, (11, 4, 8)).astype(np.uint8)
+    truth[:8][rng.random((8, 4, 8)) < 0.9] = IGNORE  # the full batch says the least
+    truth[8:][truth[8:] == 2] = 0  # and the other lacks a class
+
+    class Source:
+        channels = 3
+
+        def __len__(self):
+            return len(truth)
+
+        def __getitem__(self, i):
+            return {"image": np.zeros((4, 8, 3), np.uint8), "label": truth[i], "id": i}
+
+    matrices, losses, fetched = [], [], []
+
+    def step(_, batch):
+        label = np.asarray(batch["label"])
+        kept = label != IGNORE
+        found = (label[kept].astype(int) + (np.arange(kept.sum()) % 3 == 0)) % 3
+        matrix = np.zeros((3, 3), np.int32)
+        np.add.at(matrix, (label[kept], found), 1)
+        matrices.append(matrix)
+        losses.append(np.float32(len(losses) + 1))
+        return {"confusion": matrix, "loss": losses[-1], "prediction": Unread()}
+
+    get = jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda x: fetched.append(x) or get(x))
+    sizes = [(4, 8)] * 11
+    summary, shown = evaluate_split(parts, step, None, Source(), sizes=sizes)
+    whole = np.sum(matrices, 0)
+    assert len(matrices) == 2 and whole.sum() == (truth != IGNORE).sum() and not shown
+    union = whole.sum(0) + whole.sum(1) - np.diag(whole)
+    assert summary["miou"] == pytest.approx(np.mean(np.diag(whole) / union))
+    pixels = [m.sum() for m in matrices]
+    assert summary["loss"] == pytest.approx(np.average(losses, weights=pixels))
+    assert sum(x.nbytes for x in jax.tree.leaves(fetched)) == 2 * (9 * 4 + 4)
+
+
 def test_each_mode_is_another_number_and_another_id(results):
     for key in ("nll", "miou"):
         assert len({r[key] for r in results.values()}) == len(MODES)
@@ -164,6 +220,8 @@ def test_whole_images_score_as_in_training(workdir, results):
     summary, _ = evaluate_split(parts, parts.eval_step(), variables, source)
     for key in ("miou", "iou_per_class", "fwiou", "dice", "pixels"):
         assert summary[key] == results["whole"][key]
+    # Cross-entropy is the NLL, which is counted by hand above.
+    assert summary["loss"] == pytest.approx(results["whole"]["nll"], rel=1e-4)
     # What costs more than a confusion matrix is of the command alone.
     assert not {"ece", "boundary_f1", "miou_by_size", "images"} & set(summary)
 
@@ -275,11 +333,12 @@ def test_rows_of_a_batch_whose_logits_fit(batch, size, classes, devices, rows):
     assert module.rows_that_fit(batch, sizes, classes, devices, 32) == rows
 
 
-def test_fewer_rows_at_a_time_score_alike(workdir, monkeypatch):
+@pytest.mark.parametrize("mode", ["whole", "views"])
+def test_fewer_rows_at_a_time_score_alike(workdir, mode, monkeypatch):
     from segjax import evaluate as module
     from segjax import sharding
 
-    wanted = evaluate(workdir, [LABELS], checkpoint="latest")
+    wanted = scored(workdir, mode)
     taken = []
     original = module.evaluation.eval_batches
 
@@ -289,11 +348,30 @@ def test_fewer_rows_at_a_time_score_alike(workdir, monkeypatch):
 
     monkeypatch.setattr(module.evaluation, "eval_batches", watched)
     monkeypatch.setattr(module, "LOGITS", 1)
-    found = evaluate(workdir, [LABELS], checkpoint="latest")
+    found = scored(workdir, mode)
     mesh = setup.load_parts(workdir, [LABELS]).mesh
     assert taken == [sharding.batch_parts(mesh)]
     for key in ("pixels", "iou_per_class", "examples"):
         assert found[key] == wanted[key]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_image_of_nan_is_named(workdir, mode):
+    parts = setup.load_parts(workdir, [LABELS, *MODES[mode]])
+    variables, _ = setup.restore_variables(parts, workdir, "latest")
+    source = setup.open_split(parts.config, "val")
+
+    class Broken(Mixed):
+        def __getitem__(self, index):
+            example = super().__getitem__(index)
+            image = np.float32(example["image"]) / 255
+            if index == 2:
+                image[:3, :4] = np.nan
+            return example | {"image": image}
+
+    broken = Broken(source)
+    with pytest.raises(ValueError, match=f"{source.ids()[2]}: 12 of .* are NaN"):
+        score_split(parts, variables, broken, sizes=broken.sizes)
 
 
 def test_every_devices_rows_are_taken():

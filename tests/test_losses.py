@@ -537,3 +537,16 @@ def test_dice_tversky_and_lovasz_as_segmentation_models_pytorch():
     np.testing.assert_allclose(
         [ours[name] for name in loss.names], [t.item() for t in theirs], rtol=1e-6
     )
+
+
+def test_half_precision_logits_are_reduced_in_float32():
+    """A sum over pixels in bfloat16 would stop growing at 256."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(1, 40, 50, CLASSES)).astype(jnp.bfloat16)
+    labels = rng.integers(0, CLASSES, (1, 40, 50))
+    loss = build_loss(ALL)
+    terms = jax.jit(loss.terms)(jnp.asarray(logits), jnp.asarray(labels, jnp.int32))
+    for name, value in terms.items():
+        assert value.dtype == jnp.float32, name
+        wanted = ORACLES[name](logits.astype(np.float64), labels, {})
+        np.testing.assert_allclose(value, wanted, rtol=2e-5, err_msg=name)

@@ -89,7 +89,9 @@ def test_the_range_travels_with_the_weights(installed, tmp_path):
     workdir.mkdir()
     text = json.dumps({"preprocessing": pre.to_dict()})
     (workdir / "labels.json").write_text(text)
-    for path in (workdir, workdir / "checkpoints"):
+    step = workdir / "checkpoints" / "4"
+    step.mkdir(parents=True)
+    for path in (workdir, step.parent, step):
         config = configs.default()
         config.model.pretrained = str(path)
         assert preprocessing(config, 3).mean == (0.1, 0.2, 0.3)

@@ -54,7 +54,9 @@ def run(monkeypatch):
 
     monkeypatch.setattr(setup, "load_parts", load_parts)
     monkeypatch.setattr(setup, "restore_variables", lambda *_: ({}, 7))
-    monkeypatch.setattr(setup, "open_split", lambda config, split: state.source)
+    monkeypatch.setattr(
+        setup, "open_split", lambda config, split, channels: state.source
+    )
     return state
 
 

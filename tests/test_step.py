@@ -238,6 +238,66 @@ def test_accumulated_parts_add_up_to_the_whole_batch(split_parameters):
                 assert_close(a, b, 1e-9)
 
 
+class Plain(nn.Module):
+    """Of the image a norm and a dropped-out classifier; nothing random but that."""
+
+    norm: bool = False
+    drop: float = 0.0
+
+    @nn.compact
+    def scores(self, image, *, train=False):
+        kept = {"dtype": float, "param_dtype": float}
+        x = image
+        if self.norm:
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9, **kept)(x)
+        x = nn.Dropout(self.drop, deterministic=not train)(x)
+        x = nn.Conv(CLASSES, (3, 3), **kept)(x)
+        return Scores(x, Rule(x.shape[1:3], x.shape[1:3]))
+
+    __call__ = scores
+
+
+def losses(model, steps=3, examples=8, **options):
+    """Of steps that change nothing, on one batch of one device."""
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    image = make_batch(1)["image"]
+    batch = {
+        "image": image.repeat(examples, 0),
+        "label": np.arange(16 * 16).reshape(1, 16, 16).repeat(examples, 0) % CLASSES,
+        "size": np.full((examples, 2), 16, np.int32),
+    }
+    batch["label"] = batch["label"].astype(np.uint8)
+    with jax.enable_x64(True):
+        tx = optax.sgd(0.0)
+        _, out = run(model, mesh, steps, tx=tx, batches=lambda seed: batch, **options)
+    return [round(float(m["loss"]), 12) for m in out]
+
+
+def test_every_step_augments_anew():
+    assert len(set(losses(Plain(), augment=Augment((16, 16), brightness=0.5)))) == 3
+
+
+def test_every_step_and_every_part_drops_its_own_units():
+    one = losses(Plain(drop=0.5), examples=2)
+    assert len(set(one)) == 3
+    # Four equal images in two parts: alike, if both dropped the same.
+    (two, *_) = losses(Plain(drop=0.5), 1, examples=4, accumulate=2)
+    assert abs(two - one[0]) > 1e-6
+
+
+def test_running_statistics_are_of_every_part_one_after_the_other():
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    with jax.enable_x64(True):
+        state, _ = run(Plain(norm=True), mesh, 1, accumulate=2)
+    image = make_batch(seed=0)["image"].astype(np.float64)
+    wanted = 0.0
+    for part in (image[::2], image[1::2]):
+        wanted = 0.9 * wanted + 0.1 * part.mean((0, 1, 2))
+    np.testing.assert_allclose(
+        state.batch_stats["BatchNorm_0"]["mean"], wanted, rtol=1e-6, atol=1e-9
+    )
+
+
 def all_ignored(seed):
     batch = make_batch(seed=seed)
     return batch | {"label": np.full_like(batch["label"], IGNORE)}

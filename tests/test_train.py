@@ -8,6 +8,7 @@ import signal
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from segjax.checkpoint.digest import find_damage
 from segjax.data import pipeline
 from segjax.evaluate import evaluate, evaluate_split
 from segjax.lock import Lock
+from segjax.log_line import LogLine
 from segjax.main import main
 from segjax.metrics import summarize
 from segjax.preprocessing import preprocessing
@@ -89,6 +91,7 @@ def test_a_run_leaves_what_the_design_promises(finished):
     assert [x["step"] for x in lines if x["split"] == "val"] == [2, 4]
     first = next(x for x in lines if x["split"] == "train")
     assert {"step", "split", "loss", "images_per_s", "lr", "skipped"} <= {*first}
+    assert 0 <= first["stall_share"] <= 1
 
 
 def test_one_fetch_per_step_and_per_evaluation_batch(finished):
@@ -96,6 +99,19 @@ def test_one_fetch_per_step_and_per_evaluation_batch(finished):
     # one fetch each and one more per batch that holds a picture's example (first and
     # last example: both batches). 2 saves: whether all is finite.
     assert finished[2] == 4 + 2 * (2 + 2) + 2
+
+
+def test_the_rate_of_the_log_is_that_of_the_last_update():
+    """Which the optimizer numbers from 0, without those that were skipped."""
+    run, told = train.Run.__new__(train.Run), {}
+    run.step, run.skipped, run.waiting, run.line = 5, 2, None, LogLine()
+    run.schedule, run.seconds = float, lambda: 0.0
+    run.meter = SimpleNamespace(read=dict)
+    run.spec = SimpleNamespace(names=())
+    run.parts = SimpleNamespace(task=SimpleNamespace(scalars=lambda *_: {}))
+    run.logs = SimpleNamespace(train=lambda step, scalars: told.update(scalars))
+    run.log()
+    assert told["lr"] == 2.0
 
 
 def stop_after(patch, step: int):
@@ -353,21 +369,25 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(finished, disk, capsys)
 
 @pytest.fixture(scope="module")
 def float_images(tmp_path_factory):
-    """16 float32 images: in good/ the last has an infinite pixel, in bad/ all have."""
+    """16 float32 images: in good/ the last has an infinite pixel, in bad/ all have.
+
+    The two images to evaluate are whole.
+    """
     root, rng = tmp_path_factory.mktemp("floats"), np.random.default_rng(0)
     for name in ("good", "bad", "masks"):
         (root / name).mkdir()
-    for index in range(16):
+    for index in range(18):
         image = rng.random((32, 40, 3), np.float32)
         mask = rng.integers(0, 3, (32, 40)).astype(np.uint8)
         Image.fromarray(mask).save(root / "masks" / f"{index}.png")
         tifffile.imwrite(root / "good" / f"{index}.tif", image, photometric="rgb")
-        image[3, 4, 0] = np.inf
+        if index < 16:
+            image[3, 4, 0] = np.inf
         tifffile.imwrite(root / "bad" / f"{index}.tif", image, photometric="rgb")
     shutil.copy(root / "bad" / "15.tif", root / "good")
     (root / "classes.json").write_text('["a", "b", "c"]')
     (root / "train.txt").write_text("\n".join(map(str, range(16))))
-    (root / "val.txt").write_text("0\n1\n")
+    (root / "val.txt").write_text("16\n17\n")
     return root
 
 

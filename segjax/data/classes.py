@@ -91,6 +91,11 @@ def parse_classes(value: Any) -> tuple[LabelSpec, dict[Color, int]]:
     return spec, colors
 
 
+def spread(items: Sequence[Any]) -> Sequence[Any]:
+    """At most 16 of them, evenly: in the first ones there may be no object."""
+    return items[:: max(1, -(-len(items) // 16))]
+
+
 def check_black_and_white(paths: Sequence[Path], masks: Sequence[np.ndarray]):
     """Two-class masks painted black and white, whose white would be ignored."""
     ids = {int(i) for mask in masks for i in np.unique(mask)}

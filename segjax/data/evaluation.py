@@ -10,6 +10,7 @@ from segjax.data.pipeline import (
     check_not_empty,
     check_type,
     checked,
+    finite,
     fit_size,
     in_background,
     process_rows,
@@ -94,6 +95,7 @@ class _EvalBatch:
                     f"{group.label_shape} that its header promised"
                 )
             check_type(example["id"], image, images)
+            finite(image, example["id"])
             images.append(resize_image(image, group.sizes[row]))
             labels.append(label)
         return group, self._padded(group, images, labels)

@@ -49,6 +49,8 @@ _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Pillow keeps 8 of the 16 bits of these PNGs. Reading the big-endian file once as such
 # and once as if it were little-endian gives first the high, then the low bytes.
 _SIXTEEN_BITS = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
+# Pillow spreads grey of 2 and 4 bits over 0 to 255, which is no id any more.
+_SPREAD = {"L;2": 85, "L;4": 17}
 
 
 def read_image(
@@ -114,8 +116,8 @@ def read_mask(
         16-bit grey with ids below 256, or RGB.
       colors: RGB colour -> id, for masks that hold colours. Without it an RGB mask is
         taken only if its three channels are the same, as ids.
-      values: what palette masks hold: "auto" and "ids" take the indices, "colors"
-        looks their colours up in ``colors`` (so do RGB masks in any case).
+      values: what palette and grey masks hold: "auto" and "ids" take the numbers,
+        "colors" looks their colours up in ``colors`` (so do RGB masks in any case).
       name: what errors call the file, where ``file`` is its content.
 
     Raises:
@@ -132,15 +134,19 @@ def stored_mask(
     """What a mask file holds before ids are looked up: [h, w] or [h, w, C], any type.
 
     Args:
-      file, values, name: as in :func:`read_mask`; palettes are [h, w] indices, or with
-        ``values="colors"`` their colours.
+      file, values, name: as in :func:`read_mask`; palettes and 8-bit grey are [h, w]
+        numbers, or with ``values="colors"`` colours.
 
     Raises:
       ValueError: the file is missing, unreadable, truncated or ``TooLarge``.
     """
     if values not in ("auto", "ids", "colors"):
         raise ValueError(f"mask values are 'auto', 'ids' or 'colors', not {values!r}")
-    return _load(file, _name(file, name), indices=values != "colors")
+    array = _load(file, _name(file, name), indices=values != "colors")
+    if values == "colors" and array.ndim == 2 and array.dtype == np.uint8:
+        # A file of black, white and grey alone is often saved without its colours.
+        return np.stack([array] * 3, axis=-1)
+    return array
 
 
 def mask_ids(
@@ -240,7 +246,8 @@ def _load(file: File, name: str, *, indices: bool) -> np.ndarray:
 
 
 def _pixels(image: Any, indices: bool, file: File) -> np.ndarray:
-    if image.format == "PNG" and image.tile and image.tile[0].args in _SIXTEEN_BITS:
+    raw = image.tile[0].args if image.tile else None  # how the file packs its pixels
+    if image.format == "PNG" and raw in _SIXTEEN_BITS:
         return _sixteen_bits(image, file)
     if (found := decode(image, file)) is not None:
         return found
@@ -253,6 +260,9 @@ def _pixels(image: Any, indices: bool, file: File) -> np.ndarray:
     array = np.asarray(image)
     if array.dtype == bool:
         return _bilevel(array, indices)
+    factor = _SPREAD.get(raw[0] if isinstance(raw, tuple) and raw else raw)
+    if indices and factor is not None:
+        array = array // np.uint8(factor)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

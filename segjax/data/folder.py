@@ -26,7 +26,7 @@ from pathlib import Path
 
 from segjax.batch import IGNORE
 from segjax.data.catalog import find_classes
-from segjax.data.classes import check_black_and_white
+from segjax.data.classes import check_black_and_white, spread
 from segjax.data.files import EXTENSIONS, read_mask
 from segjax.data.pairs import Pair, Pairs, Tell, refuse
 
@@ -120,7 +120,7 @@ class Folder(Pairs):
         )
         claimed = IGNORE in dict(spec.remap) or IGNORE in spec.ignore
         if spec.num_classes == 2 and not claimed:
-            masks = [pair.mask for pair in pairs[:4]]
+            masks = [pair.mask for pair in spread(pairs)]
             check_black_and_white(
                 masks, [read_mask(mask, colors, mask_values) for mask in masks]
             )

@@ -9,6 +9,7 @@ from segjax.data.pipeline import (
     check_not_empty,
     check_type,
     checked,
+    finite,
     in_background,
     process_rows,
     resize_image,
@@ -54,6 +55,7 @@ class _ImageBatch:
             example = self.source[indices[row]]
             image, label = checked(example, self.source.channels)
             check_type(example["id"], image, images)
+            finite(image, example["id"])
             images.append(whole_or_centre(image, self.size, self.crop))
             labels.append(int(label))
         missing = len(self.rows) - len(images)

@@ -18,6 +18,7 @@ import numpy as np
 
 from segjax.batch import Source
 from segjax.data import files, video
+from segjax.data.pipeline import finite
 from segjax.names import output_names
 
 IMAGES = (
@@ -188,22 +189,14 @@ class Entry:
     read: Callable[[], tuple[np.ndarray, np.ndarray | None]]
 
 
-def _finite(image: np.ndarray, name: str) -> np.ndarray:
-    """The image; a network makes nothing but the first class of NaN."""
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        wrong = int((~np.isfinite(image)).any(axis=2).sum())
-        raise ValueError(
-            f"{name}: {wrong} of {image.shape[0] * image.shape[1]} pixels are NaN or "
-            "infinite; replace them (by 0, say)"
-        )
-    return image
-
-
 def file_entries(items: Sequence[Item], channels: int, every: int) -> Iterator[Entry]:
     """Entries of files; a video has one for each frame."""
 
     def image(path: Path):
-        return _finite(files.read_image(path, channels), str(path)), None
+        # Raw photographs are TIFFs, whose first image is a thumbnail.
+        if (ending := path.suffix.lower()) in files.UNREAD:
+            raise ValueError(f"{path}: {ending} is not read; convert it to PNG or TIFF")
+        return finite(files.read_image(path, channels), str(path)), None
 
     def frame(pixels: np.ndarray, path: Path):
         if channels != pixels.shape[2]:
@@ -232,7 +225,7 @@ def split_entries(source: Source, endings: Sequence[str]) -> Iterator[Entry]:
 
     def read(index: int):
         example = source[index]
-        return _finite(example["image"], example["id"]), example["label"]
+        return finite(example["image"], example["id"]), example["label"]
 
     ids = [str(name) for name in source.ids()]
     paths = [PurePosixPath(f"{name}.png") for name in ids]

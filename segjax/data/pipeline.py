@@ -150,6 +150,21 @@ def checked(example: Example, channels: int | None = None):
     return image, label
 
 
+def finite(image: np.ndarray, name: str) -> np.ndarray:
+    """The image; a network makes nothing but the first class of NaN.
+
+    Raises:
+      ValueError: it holds NaN or infinite values.
+    """
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        wrong = int((~np.isfinite(image)).any(axis=2).sum())
+        raise ValueError(
+            f"{name}: {wrong} of {image.shape[0] * image.shape[1]} pixels are NaN or "
+            "infinite; replace them (by 0, say)"
+        )
+    return image
+
+
 def stack(
     arrays: Sequence[np.ndarray], buffer: tuple[int, int], fill: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -93,8 +93,8 @@ def summary_table(summary: Mapping[str, Any], console: Any = None) -> Any:
         ("mIoU", _percent(summary["miou"])),
         ("frequency-weighted IoU", _percent(summary["fwiou"])),
         ("expected calibration error", _percent(summary["ece"])),
-        ("negative log-likelihood, nats", _number(summary["nll"])),
-        ("Brier score, 0 to 2", _number(summary["brier"])),
+        ("negative log-likelihood, nats", decimals(summary["nll"])),
+        ("Brier score, 0 to 2", decimals(summary["brier"])),
         ("mIoU of single images, mean", _percent(summary["image_miou"])),
     ]
     worst = summary["worst_images"]
@@ -115,7 +115,8 @@ def summary_table(summary: Mapping[str, Any], console: Any = None) -> Any:
     return table
 
 
-def _number(value: float | None) -> str:
+def decimals(value: float | None) -> str:
+    """Four decimals, or a dash."""
     return "-" if value is None else f"{value:.4f}"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from segjax.logs.events import Events
+from segjax.logs.table import decimals
 from segjax.writing import writing
 
 # What an evaluation says in its line of text, in this order, where it has it.
@@ -125,7 +126,7 @@ class Logs:
         first = next(iter(told), None)
         if first:
             self._show({f"{split} {first}": told[first]})
-        numbers = "  ".join(f"{title} {_number(v)}" for title, v in told.items())
+        numbers = "  ".join(f"{title} {decimals(v)}" for title, v in told.items())
         self.info(f"step {step}  {split} {numbers}")
 
     def skipped(self, step: int, reason: str, in_row: int, ids: Sequence[str]) -> None:
@@ -265,10 +266,6 @@ class Logs:
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
         writer.scalars(step, numbers)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _clock(seconds: float) -> str:

@@ -31,3 +31,14 @@ def shift_hue(x: jax.Array, shift: jax.Array) -> jax.Array:
     # Smith 1978: each channel is value - chroma * clip(min(k, 4 - k), 0, 1).
     k = (jnp.asarray([5.0, 3.0, 1.0], x.dtype)[None, None, None] + hue[..., None]) % 6
     return top[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+
+
+def value_range(image: jax.Array):
+    """(low, high) of an image's values, [] or [B, 1, 1, 1]: 0 and 1, or beyond."""
+    if jnp.issubdtype(image.dtype, jnp.integer):
+        return 0, 1
+    # float32 is taken as it is: reflectances of thousands would all become 1.
+    return (
+        jnp.minimum(image.min((1, 2, 3), keepdims=True), 0),
+        jnp.maximum(image.max((1, 2, 3), keepdims=True), 1),
+    )

@@ -235,34 +235,3 @@ def resize_logits(
         size, label_size, logits.shape[1:3], label_shape, dtype
     )
     return sample_separable(logits, rows, columns)
-
-
-def resize_argmax(
-    logits: jax.Array,
-    size: jax.Array,
-    label_size: jax.Array,
-    label_shape: tuple[int, int],
-    rows_at_once: int = 32,
-) -> jax.Array:
-    """i32[B, Hl, Wl]: the argmax of :func:`resize_logits`, by strips of rows.
-
-    The full-resolution logits never exist as a whole: peak memory is a strip's
-    f[B, rows_at_once, Wl, K] beside the logits, widened to [B, H, Wl, K]. Strips cross
-    all examples, so that a batch split over devices stays split.
-    """
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    rows, columns = _resize_matrices(
-        size, label_size, logits.shape[1:3], label_shape, dtype
-    )
-    wide = jnp.einsum("bwW,bHWk->bHwk", columns, logits.astype(dtype), precision=_EXACT)
-    batch, height = rows.shape[:2]
-    strips = -(-height // rows_at_once)
-    rows = jnp.pad(rows, ((0, 0), (0, strips * rows_at_once - height), (0, 0)))
-    rows = rows.reshape(batch, strips, rows_at_once, -1).swapaxes(0, 1)
-
-    def strip(matrix):
-        part = jnp.einsum("bhH,bHwk->bhwk", matrix, wide, precision=_EXACT)
-        return jnp.argmax(part, axis=-1).astype(jnp.int32)
-
-    found = lax.map(strip, rows).swapaxes(0, 1)
-    return found.reshape(batch, strips * rows_at_once, -1)[:, :height]

@@ -88,7 +88,7 @@ def measure(
     def load(index: int):
         example = source[index]
         image, label = pipeline.checked(example, source.channels)
-        return image, Truth.of(label)
+        return pipeline.finite(image, example["id"]), Truth.of(label)
 
     truths = []
     examples = pipeline.in_background(
@@ -212,11 +212,13 @@ def report(
     from rich.console import Console
     from rich.progress import Progress
 
+    if output is not None and output.is_dir():
+        raise ValueError(f"--output {output} is a folder; name a file in it")
     cache.keep_compiled()
     networks = [Network.load(workdir, overrides, checkpoint)]
     parts = networks[0].parts
     split = str(split or parts.config.data.eval_split)
-    source = setup.open_split(parts.config, split)
+    source = setup.open_split(parts.config, split, parts.pre.channels)
     if against is not None:
         # Both seen alike; the data is the first run's.
         alike = [text for text in overrides if text.startswith("--config.eval.")]
@@ -231,7 +233,8 @@ def report(
     console = Console(soft_wrap=True)
     if parts.config.task == "segmentation":
         sizes = [source.size(i) for i in range(len(source))]
-        for line in views.advice(parts.config, sizes):
+        lines = views.without_effect(parts.config) + views.advice(parts.config, sizes)
+        for line in lines:
             console.print(line, highlight=False, markup=False)
     with Progress(console=console, transient=True) as bar:
         text, subjects = _page(networks, source, about, bar)
@@ -244,7 +247,9 @@ def report(
         console.print(
             f"{subject.name}, step {subject.step}: {name} {score:.2f} %",
             highlight=False,
+            markup=False,
         )
     size = path.stat().st_size / 1e6
-    console.print(f"report: {path} ({size:.1f} MB)", highlight=False)
+    text = f"report: {path} ({size:.1f} MB)"
+    console.print(text, highlight=False, markup=False)
     return {"path": path, "summaries": [s.summary for s in subjects]}

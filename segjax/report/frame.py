@@ -61,6 +61,8 @@ def write(
         **data,
     }
     page = _frame(content, _head(content, tiles), parts, data)
+    # Names of files need not be text.
+    page = page.encode(errors="backslashreplace").decode()
     size = len(page.encode())
     if size > LIMIT:
         raise ValueError(

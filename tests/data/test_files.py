@@ -178,6 +178,33 @@ def test_bilevel_mask_is_zero_and_one_and_image_black_and_white(tmp_path):
         np.testing.assert_array_equal(read_image(tmp_path / name)[..., 0], ids * 255)
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_masks_of_few_bits_keep_their_ids(tmp_path, bits):
+    """PNG packs 4 or 2 pixels into a byte; images are spread over 0 to 255."""
+    ids, per = noise(H, W) % 2**bits, 8 // bits
+    padded = np.pad(ids, ((0, 0), (0, -W % per))).reshape(H, -1, per)
+    shifts = np.arange(8 - bits, -1, -bits)
+    packed = (padded.astype(int) << shifts).sum(-1).astype(np.uint8)
+    write_png(tmp_path / "a.png", packed, 0, 8)
+    header = bytearray((tmp_path / "a.png").read_bytes())
+    header[16:25] = struct.pack(">IIB", W, H, bits)
+    header[29:33] = struct.pack(">I", zlib.crc32(bytes(header[12:29])))
+    (tmp_path / "a.png").write_bytes(header)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), ids)
+    spread = ids * (255 // (2**bits - 1))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[..., 0], spread)
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_grey_masks_by_their_colours_on_request(tmp_path, mode):
+    """Programs save a mask of black and white alone as grey, one beside it as RGB."""
+    white = noise(H, W) % 2
+    Image.fromarray(white * 255).convert(mode).save(tmp_path / "a.png")
+    table = {(255, 0, 0): 0, (255, 255, 255): 3, (0, 0, 0): 5}
+    got = read_mask(tmp_path / "a.png", table, "colors")
+    np.testing.assert_array_equal(got, np.where(white == 1, 3, 5))
+
+
 COLORS = {(0, 0, 0): 0, (255, 0, 0): 1, (0, 0, 255): 7, (1, 2, 3): 200}
 
 

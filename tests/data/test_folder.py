@@ -252,6 +252,18 @@ def test_black_and_white_masks_do_not_become_ignored(root):
         np.testing.assert_array_equal(got, want)
 
 
+def test_black_and_white_masks_are_seen_behind_empty_ones(root):
+    """The first images of a set of defects often show none."""
+    (root / "classes.json").write_text('["background", "crack"]')
+    for i in range(40):
+        mask = np.zeros((6, 8), np.uint8)
+        mask[2:4, 3:5] = 255 * (i >= 12)
+        write(root / "images" / f"{i:02}.png", mask)
+        write(root / "masks" / f"{i:02}.png", mask)
+    with pytest.raises(ValueError, match='the ids are 0 and 255 .*"id": 255'):
+        Folder(root, "train", val_fraction=0.0)
+
+
 def test_classes_forms():
     spec, colors = parse_classes(["a", "b"])
     assert spec.names == ("a", "b") and not colors and not spec.remap

@@ -166,6 +166,19 @@ def test_remat_and_platform_never_change_the_tree(encoder, decoder):
         assert added > 0 or norm != "none" or not encoder.startswith("resnet")
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_remat_recomputes_blocks(remat):
+    model = build("resnet18", "unet", 5, remat=remat)
+    made = traced(model, (2, 64, 64, 3))[1]
+
+    def apply(variables, x):
+        return model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+
+    program = str(jax.make_jaxpr(apply)(made, jnp.zeros((2, 64, 64, 3))))
+    # JAX's name of the primitive: of then and now.
+    assert ("checkpoint[" in program or "remat2[" in program) == remat
+
+
 def named(tree, leaf):
     """The modules of a tree that have a parameter or statistic of this name."""
     end = f"['{leaf}']"

@@ -167,26 +167,3 @@ def test_resize_logits_is_torchs_interpolate(logits, resized):
         )
         want = want[0].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(resized[b, :hl, :wl], want, atol=1e-5)
-
-
-def test_resize_argmax_is_the_argmax_of_the_resized_logits(logits, resized):
-    function = jax.jit(sampling.resize_argmax, static_argnums=(3, 4))
-    got = function(logits, SIZES, LABEL_SIZES, LABEL_SHAPE, 4)
-    assert got.shape == (4, *LABEL_SHAPE) and got.dtype == jnp.int32
-    np.testing.assert_array_equal(got, resized.argmax(-1))
-
-
-def test_resize_argmax_never_holds_the_full_resolution_logits():
-    shapes = (
-        jax.ShapeDtypeStruct((2, 32, 32, 20), jnp.float32),
-        *[jax.ShapeDtypeStruct((2, 2), jnp.int32)] * 2,
-    )
-    whole = 2 * 256 * 256 * 20 * 4
-    memory = {}
-    for name in ("resize_logits", "resize_argmax"):
-        function = jax.jit(getattr(sampling, name), static_argnums=3)
-        compiled = function.lower(*shapes, (256, 256)).compile()
-        analysis = compiled.memory_analysis()
-        memory[name] = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-    assert memory["resize_logits"] >= whole
-    assert memory["resize_argmax"] < whole / 2
