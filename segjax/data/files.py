@@ -260,7 +260,7 @@ def _pixels(image: Any, indices: bool, file: File) -> np.ndarray:
     array = np.asarray(image)
     if array.dtype == bool:
         return _bilevel(array, indices)
-    factor = _SPREAD.get(raw[0] if isinstance(raw, tuple) and raw else raw)
+    factor = _SPREAD.get(str(raw[0] if isinstance(raw, tuple) and raw else raw))
     if indices and factor is not None:
         array = array // np.uint8(factor)
     return array.astype(array.dtype.newbyteorder("="), copy=False)

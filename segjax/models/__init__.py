@@ -53,21 +53,21 @@ def defaults_of(decoder: str) -> dict[str, Any]:
     Raises:
       ValueError: there is no such decoder.
     """
-    module = lookup(decoders, decoder).func
+    module: Any = lookup(decoders, decoder).func
     default = {field.name: field.default for field in dataclasses.fields(module)}
     return {name: default[name] for name in module.options}
 
 
-def _check_own(decoder: str, make: partial, options) -> None:
+def _check_own(decoder: str, module: Any, options) -> None:
     """Values of the decoder's own options, by the types of its fields."""
-    types = {field.name: str(field.type) for field in dataclasses.fields(make.func)}
+    types = {field.name: str(field.type) for field in dataclasses.fields(module)}
     for name, value in options.items():
         kind = types[name]
         if value is None and "None" in kind:
             continue
         if "tuple" in kind:
-            good = isinstance(value, (tuple, list)) and bool(value)
-            good = good and all(_counts(number, least=1) for number in value)
+            several = isinstance(value, tuple) and value
+            good = several and all(_counts(number, least=1) for number in value)
             words = "whole numbers above 0"
         elif "int" in kind:
             least = 0 if name == "fc_channels" else 1
@@ -239,7 +239,7 @@ def build(
     }
     own = _fields(make_decoder.func)
     fields = {name: value for name, value in fields.items() if name in own}
-    _check_own(decoder, make_decoder, options)
+    _check_own(decoder, make_decoder.func, options)
     return Segmenter(
         encoder=made,
         decoder=make_decoder(layers=layers, **fields, **options),

@@ -108,7 +108,7 @@ STATE = {"w": contiguous(FOUR)}
         ({"a": contiguous(FOUR), 3: contiguous(FOUR)}, "holds no state dict"),
         (
             {"net": STATE},
-            r"under 'state_dict' or 'model' or 'model_state_dict'; its keys: 'net' \(dict\)",
+            r"or .model_state_dict.; its keys: .net. \(dict\)",
         ),
         (
             {"model": STATE, "state_dict": STATE},
