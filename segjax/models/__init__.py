@@ -66,8 +66,8 @@ def _check_own(decoder: str, module: Any, options) -> None:
         if value is None and "None" in kind:
             continue
         if "tuple" in kind:
-            several = isinstance(value, tuple) and value
-            good = several and all(_counts(number, least=1) for number in value)
+            several = value if isinstance(value, tuple) else ()
+            good = several and all(_counts(number, least=1) for number in several)
             words = "whole numbers above 0"
         elif "int" in kind:
             least = 0 if name == "fc_channels" else 1
