@@ -8,6 +8,7 @@ import pytest
 from segjax.models.decoders.segformer import Segformer
 from segjax.models.layers import Features, Layers
 
+KEY = jax.random.key(3)
 SIZES = {2: (18, 14), 4: (9, 7), 8: (5, 4), 16: (3, 2), 32: (2, 1)}
 
 
@@ -27,11 +28,20 @@ def test_composed_layers_are_the_layers(like, norm):
         def function(variables, maps):
             return model.apply(variables, Features(maps), (36, 28), train=False)
 
-        variables = model.init(jax.random.key(3), Features(maps), (36, 28), train=False)
-        # Biases that are not zero.
-        variables = jax.tree.map(lambda leaf: leaf + jnp.cos(leaf), variables)
-        y, pull = jax.vjp(function, variables, maps)
-        return variables, y, pull(jnp.cos(y))
+        shapes = jax.eval_shape(
+            lambda m: model.init(KEY, Features(m), (36, 28), train=False), maps
+        )
+        drawn = np.random.default_rng(3)  # biases that are not zero, variances above 0
+        variables = jax.tree.map(
+            lambda leaf: jnp.asarray(drawn.uniform(0.5, 1.5, leaf.shape)), shapes
+        )
+
+        @jax.jit
+        def both(variables, maps):
+            y, pull = jax.vjp(function, variables, maps)
+            return y, pull(jnp.cos(y))
+
+        return variables, *both(variables, maps)
 
     with jax.enable_x64(True):
         maps = [

@@ -95,7 +95,7 @@ UNETS = [
     for name, size, slow in [
         ("resnext50_32x4d", (64, 64), True),
         ("densenet121", (64, 64), True),
-        ("mobilenet_v2", (64, 64), False),
+        ("mobilenet_v2", (64, 64), True),
         ("resnext101_32x8d", (64, 64), True),
         ("densenet169", (64, 64), True),
         ("densenet201", (64, 64), True),

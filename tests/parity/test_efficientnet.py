@@ -46,7 +46,7 @@ CASES = [
     classifier("efficientnet_b0", like="timm", size=(65, 72), slow=True),
     segmenter("efficientnet_b0", "efficientnet-b0", slow=True),
     segmenter("efficientnet_b1", "efficientnet-b1", slow=True),
-    segmenter("tf_efficientnet_lite0", "timm-tf_efficientnet_lite0"),
+    segmenter("tf_efficientnet_lite0", "timm-tf_efficientnet_lite0", slow=True),
     *(
         classifier(f"efficientnet_b{i}", f"tf_efficientnet_b{i}", slow=True)
         for i in range(1, 8)

@@ -69,7 +69,7 @@ CASES = [
     *(fcn_case("vgg16", finest, 4096, slow=True) for finest in (32, 16, 8)),
     segnet_case("vgg11_bn"),
     segnet_case("segnet_basic", (45, 67)),
-    segnet_case("vgg11_bn", decoder="segnet_basic"),
+    segnet_case("vgg11_bn", decoder="segnet_basic", slow=True),
     segnet_case("segnet_basic", (97, 131), slow=True),
     segnet_case("vgg13_bn", (97, 131), slow=True),
     segnet_case("vgg16_bn", slow=True),
@@ -93,6 +93,7 @@ def test_large_decoders(case):
     case.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GRADIENTS, ids=str)
 def test_input_gradients(case):
     case.check_input_gradient()

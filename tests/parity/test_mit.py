@@ -66,7 +66,7 @@ CLASSIFIERS = [
         like="transformers",
         size=(97, 131) if name == "mit_b0" else (64, 64),
         pyramid=transformers_maps,
-        slow=name != "mit_b0",
+        slow=True,
     )
     for name in DEPTHS
 ]

@@ -5,6 +5,7 @@ import importlib
 import pytest
 
 from benchmarks import parity, record
+from tests.parity import test_fcn_segnet as papers
 from tests.parity import test_mit as mit
 from tests.parity import test_smp_decoders as decoders
 from tests.parity import test_torchvision as torchvision
@@ -23,7 +24,7 @@ def left_out():
                 yield parity.key_of(case), case
 
 
-@pytest.mark.parametrize("turn", range(3))
+@pytest.mark.parametrize("turn", range(2))
 def test_rows_recompute(turn):
     require_parity("torch")
     rows = record.read(parity.RECORD)["rows"]
@@ -42,7 +43,7 @@ def gradients():
     cases += [(mit.SEGFORMERS[0], (32, 32)), (vit.DPTS[0], (32, 32))]
     cases += [(upernet.CASES[4], (32, 40))]
     networks = torchvision.FCN_RESNET50, torchvision.LRASPP_64
-    cases += [(case, (32, 32)) for case in networks]
+    cases += [(case, (32, 32)) for case in (*networks, *papers.GRADIENTS)]
     return {case.decoder: (case, size) for case, size in cases}
 
 

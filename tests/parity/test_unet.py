@@ -1,5 +1,7 @@
 """ResNet U-Nets and dilated ResNets against SMP and torchvision, weights randomised."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from segjax.models import build
 from segjax.models.encoders.resnet import Bottleneck, ResNet
 from segjax.models.layers import Layers
 from segjax.weights import load_torch, to_torch
-from tests.parity.reference import randomize, relative_error, run, to_nchw
+from tests.parity.reference import Case, randomize, relative_error, to_nchw
 from tests.requirements import require_parity
 
 pytestmark = pytest.mark.parity
@@ -25,29 +27,41 @@ def image(height, width, dtype=np.float32):
     return np.random.default_rng(1).normal(size=(2, height, width, 3)).astype(dtype)
 
 
-@pytest.mark.parametrize(
-    "encoder, size, platform",
-    [
-        ("resnet18", (64, 64), None),
-        ("resnet18", (97, 131), "cpu"),
-        pytest.param("resnet50", (64, 64), "cpu", marks=pytest.mark.slow),
-    ],
-)
-def test_logits_are_smps(smp, encoder, size, platform):
-    reference = randomize(smp.Unet(encoder, encoder_weights=None, classes=5))
-    model = build(encoder, "unet", 5, platform=platform)
-    variables = load_torch(model, reference.state_dict(), (*size, 3))
-    x = image(*size)
-    found, wanted = jax.jit(model.apply)(variables, x), run(reference, x)
-    error = relative_error(found, wanted)
-    assert error <= 1e-4
-    first, second = np.sort(wanted, -1)[..., -1], np.sort(wanted, -1)[..., -2]
-    clear = first - second > 2 * error * np.abs(wanted).max()
-    same = np.argmax(found, -1) == np.argmax(wanted, -1)
-    assert np.all(same[clear]) and clear.mean() > 0.99
+def smp_unet(encoder):
+    package = require_parity("segmentation_models_pytorch")
+    return package.Unet(encoder, encoder_weights=None, classes=5)
 
 
-@pytest.mark.parametrize("train", [False, True])
+CASES = [
+    Case(
+        encoder,
+        "unet",
+        "smp",
+        partial(smp_unet, encoder),
+        size=size,
+        platform=platform,
+        slow=slow,
+    )
+    for encoder, size, platform, slow in [
+        ("resnet18", (97, 131), "cpu", False),
+        ("resnet18", (64, 64), None, True),
+        ("resnet50", (64, 64), "cpu", True),
+    ]
+]
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.slow], ids=str)
+def test_networks(case):
+    case.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in CASES if c.slow], ids=str)
+def test_more_networks(case):
+    case.check()
+
+
+@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradients_and_training_are_smps_in_float64(smp, train):
     """Input gradients to 1e-7; in training mode, running statistics as well."""
     reference = randomize(smp.Unet("resnet18", encoder_weights=None, classes=5))
@@ -73,18 +87,6 @@ def test_gradients_and_training_are_smps_in_float64(smp, train):
     for name, value in reference.state_dict().items():
         if "running" in name:
             assert relative_error(state[name], value) <= 1e-9, name
-
-
-def test_weights_go_back_into_smp(smp):
-    torch = require_parity("torch")
-    first = randomize(smp.Unet("resnet18", encoder_weights=None, classes=5))
-    model = build("resnet18", "unet", 5)
-    state = to_torch(model, load_torch(model, first.state_dict()))
-    second = smp.Unet("resnet18", encoder_weights=None, classes=5).eval()
-    tensors = {name: torch.from_numpy(array) for name, array in state.items()}
-    second.load_state_dict(tensors, strict=True)
-    x = image(64, 64)
-    np.testing.assert_array_equal(run(second, x), run(first, x))
 
 
 def test_a_file_of_torch_save_is_read_without_torch(smp, tmp_path):
