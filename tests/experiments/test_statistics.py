@@ -175,7 +175,7 @@ def test_a_bootstrap_over_three_seeds_rejects_too_often():
 
 
 def test_holm_keeps_the_rate_of_the_whole_study():
-    row = simulate.family(STUDIES)
+    row = simulate.family(Scenario(3), STUDIES)
     assert row["rates"]["Holm"] <= bounds(0.05, STUDIES)[1]
     assert row["rates"]["each by itself"] > row["rates"]["Holm"]
 
