@@ -7,9 +7,17 @@ import signal
 import tempfile
 from contextlib import contextmanager
 
+# XLA's own passes stay as they are; LLVM's take a third of the tests' time, and hardly
+# any of these programs runs long enough to win it back.
+DEFAULTS = (
+    "xla_force_host_platform_device_count=8",
+    "xla_backend_optimization_level=0",
+)
 flags = os.environ.get("XLA_FLAGS", "")
-if "xla_force_host_platform_device_count" not in flags:
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8"
+for flag in DEFAULTS:
+    if flag.partition("=")[0] not in flags:
+        flags = f"{flags} --{flag}"
+os.environ["XLA_FLAGS"] = flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiled programs are shared by the workers of one run of the tests, not longer: the
 # first process, which starts the others, makes the folder and takes it away.
