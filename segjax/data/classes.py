@@ -96,7 +96,7 @@ def spread(items: Sequence[Any]) -> Sequence[Any]:
     return items[:: max(1, -(-len(items) // 16))]
 
 
-def check_black_and_white(paths: Sequence[Path], masks: Sequence[np.ndarray]):
+def check_black_and_white(paths: Sequence[Path | str], masks: Sequence[np.ndarray]):
     """Two-class masks painted black and white, whose white would be ignored."""
     ids = {int(i) for mask in masks for i in np.unique(mask)}
     if IGNORE in ids <= {0, IGNORE}:

@@ -20,10 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from segjax.batch import ClassSpec, Example, LabelSpec
+from segjax.batch import IGNORE, ClassSpec, Example, LabelSpec
 from segjax.data import files
 from segjax.data.catalog import KNOWN, Known
-from segjax.data.classes import parse_classes, read_classes
+from segjax.data.classes import (
+    check_black_and_white,
+    parse_classes,
+    read_classes,
+    spread,
+)
 from segjax.data.pairs import Meaning, Stored
 
 _LABEL_KEYS = ("segmentation_mask", "segmentation_label", "annotation", "mask", "label")
@@ -132,8 +137,24 @@ class Tfds(_Split):
         self._colors: dict[files.Color, int] = {}
         if classes is not None:
             self.spec, self._colors = _classes(classes)
+            self._check_two_classes()
         else:
             self.spec = self._known_spec(known)
+
+    def _check_two_classes(self) -> None:
+        """Refuse masks painted black and white, as Folder does."""
+        claimed = IGNORE in dict(self.spec.remap) or IGNORE in self.spec.ignore
+        if self.spec.num_classes != 2 or claimed:
+            return
+        some, key = spread(range(len(self))), self._label_key
+        names = [self._where(index, key) for index in some]
+        masks = [
+            files.read_mask(
+                self._record(index)[key], self._colors, self._mask_values, name=name
+            )
+            for index, name in zip(some, names, strict=True)
+        ]
+        check_black_and_white(names, masks)
 
     def _known_spec(self, known: Known | None) -> LabelSpec:
         if known is None:

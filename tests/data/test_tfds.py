@@ -430,3 +430,19 @@ def test_the_builders_named_in_the_docs_have_an_image_and_a_label():
         text = (folder / name).read_text()
         for key in ("image", "label"):
             assert re.search(rf"""["']{key}["']""", text), (name, key)
+
+
+def test_black_and_white_masks_of_two_classes_are_refused(tmp_path):
+    def generate(index):
+        mask = np.zeros_like(array("mask", index))
+        mask[2:, 3:] = 255 * (index > 2)
+        return Image.fromarray(array("image", index)), png(Image.fromarray(mask))
+
+    prepare(tmp_path, "white", ("image", "segmentation_mask"), generate)
+    with pytest.raises(
+        ValueError, match="white.*: the ids are 0 and 255 where the two"
+    ):
+        Tfds(tmp_path, "train", builder="white", classes=["ground", "crack"])
+    claimed = {"classes": [{"name": "ground", "id": 0}, {"name": "crack", "id": 255}]}
+    found = Tfds(tmp_path, "train", builder="white", classes=claimed)
+    assert {int(i) for k in range(5) for i in np.unique(found[k]["label"])} == {0, 1}
