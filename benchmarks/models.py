@@ -183,7 +183,8 @@ def catalogue(page: str) -> dict[str, dict[str, Any]]:
                 "gmacs": float(macs),
                 "weights": listed(weights),
                 "needs": getattr(getattr(decoders, row[1]).func, "needs", None),
-                "options": models.defaults_of(row[1]),
+                # As JSON has them: tuples are lists.
+                "options": json.loads(json.dumps(models.defaults_of(row[1]))),
             }
     return found
 

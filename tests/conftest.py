@@ -7,16 +7,12 @@ import signal
 import tempfile
 from contextlib import contextmanager
 
-# XLA's own passes stay as they are; LLVM's take a third of the tests' time, and hardly
-# any of these programs runs long enough to win it back.
-DEFAULTS = (
-    "xla_force_host_platform_device_count=8",
-    "xla_backend_optimization_level=0",
-)
+from tests.requirements import PEERS, require_parity, xla_flags
+
 flags = os.environ.get("XLA_FLAGS", "")
-for flag in DEFAULTS:
+for flag in xla_flags(8).split():
     if flag.partition("=")[0] not in flags:
-        flags = f"{flags} --{flag}"
+        flags = f"{flags} {flag}"
 os.environ["XLA_FLAGS"] = flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiled programs are shared by the workers of one run of the tests, not longer: the
@@ -32,8 +28,6 @@ gc.set_threshold(50_000, 20, 100)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
-
-from tests.requirements import PEERS, require_parity  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -1,4 +1,7 @@
-"""Skips for what a machine may lack, which SEGJAX_REQUIRE turns into failures."""
+"""What tests need: XLA's flags, and skips for what a machine may lack.
+
+SEGJAX_REQUIRE turns skips into failures.
+"""
 
 import importlib
 import importlib.util
@@ -10,6 +13,17 @@ from types import ModuleType
 import pytest
 
 PEERS = "torch torchvision segmentation_models_pytorch timm transformers".split()
+
+
+def xla_flags(devices: int) -> str:
+    """XLA_FLAGS of the tests' processes, with so many virtual devices.
+
+    XLA's own passes stay as they are. LLVM's would take a third of the tests' time, and
+    hardly any of these programs runs long enough to win it back; and what is rounded
+    otherwise without them has to pass, too.
+    """
+    count = f"--xla_force_host_platform_device_count={devices}"
+    return f"{count} --xla_backend_optimization_level=0"
 
 
 def _missing(kind: str, text: str):

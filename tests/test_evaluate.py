@@ -20,6 +20,7 @@ from segjax.evaluate import evaluate, evaluate_split, score_split
 from segjax.main import main
 from segjax.ops.scores import Rule, Scores, finish
 from segjax.preprocessing import preprocessing
+from tests.requirements import xla_flags
 
 LABELS = "--config.data.image_size=(40, 48)"  # of the data; the network sees (32, 32)
 MODES = {
@@ -405,7 +406,7 @@ def test_two_processes_score_as_one(mode, tmp_path):
     command += ["--coordinator", address, "--processes", "2", "--process"]
     environment = os.environ | {
         "SEGJAX_HUGETLB": "0",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": xla_flags(2),
     }
     started = [
         subprocess.Popen([*command, str(i)], env=environment, stderr=subprocess.PIPE)

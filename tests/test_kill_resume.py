@@ -5,13 +5,14 @@ import pytest
 
 from benchmarks import record
 from benchmarks.faults import kill_resume
+from tests.requirements import xla_flags
 
 SHORT = ("steps=8", "data.shapes.val_examples=8", "data.shapes.train_examples=16")
 
 
 def test_killed_runs_end_as_the_one_left_alone(tmp_path, monkeypatch):
     # One device, whatever the tests have; what it compiles, later starts find.
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(1))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     # In the save of step 4, and from 2 on in the evaluation of step 8.
     row = kill_resume.measure(

@@ -17,6 +17,7 @@ from segjax import checkpoint, processes
 from segjax.evaluate import evaluate
 from segjax.main import main
 from segjax.processes import PEER_LOST
+from tests.requirements import xla_flags
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "resnet_unet.py"
@@ -61,7 +62,7 @@ class Processes:
             "JAX_PLATFORMS": "cpu",
             "JAX_ENABLE_X64": "1",
             "SEGJAX_HUGETLB": "0",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": xla_flags(devices),
         }
         if command == "train":
             more = (*SMALL.strip().splitlines(), f"steps={steps}", *more)

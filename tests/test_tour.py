@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from benchmarks import notebook, record
+from tests.requirements import xla_flags
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_it_runs(stored, tmp_path):
         "fewer = {'config.steps = 300': 'config.steps = 10'}; "
         f"n.write(n.run(n.read(), fewer), Path({str(path)!r}))"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment = os.environ | {"XLA_FLAGS": xla_flags(1)}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=record.ROOT,

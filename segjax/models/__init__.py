@@ -71,7 +71,8 @@ def _check_own(decoder: str, module: Any, options) -> None:
             words = "whole numbers above 0"
         elif "int" in kind:
             least = 0 if name == "fc_channels" else 1
-            good, words = _counts(value, least), "a whole number above 0"
+            good = _counts(value, least)
+            words = "a whole number above 0" if least else "0 (none) or more"
         elif "float" in kind:
             good = isinstance(value, (int, float)) and 0 <= value < 1
             words = "a rate from 0 to below 1"

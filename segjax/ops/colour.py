@@ -22,10 +22,12 @@ def shift_hue(x: jax.Array, shift: jax.Array) -> jax.Array:
     chroma = top - low
     safe = jnp.where(chroma > 0, chroma, 1)
     r, g, b = x[..., 0], x[..., 1], x[..., 2]
+    # Not by which equals `top`: a compiler that computes x twice may round it otherwise
+    # there, and then none would. Where two are alike both branches have one hue.
     hue = jnp.where(
-        top == r,
+        (r >= g) & (r >= b),
         (g - b) / safe,
-        jnp.where(top == g, 2 + (b - r) / safe, 4 + (r - g) / safe),
+        jnp.where(g >= b, 2 + (b - r) / safe, 4 + (r - g) / safe),
     )
     hue = hue + 6 * shift[..., 0]
     # Smith 1978: each channel is value - chroma * clip(min(k, 4 - k), 0, 1).
