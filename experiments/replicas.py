@@ -248,8 +248,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = args.output or Path("runs", "replicas", f"{stem}.json")
         # What cannot be written is told before the training.
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a"):
-            pass
+        path.with_name(f"{path.name}.tmp").touch()
+        path.with_name(f"{path.name}.tmp").unlink()
         result = train(group, lambda text: print(text, flush=True))
         from segjax import logs
 

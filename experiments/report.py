@@ -33,9 +33,10 @@ def points(value: float, sign: bool = False) -> str:
     return f"{100 * value:{'+' if sign else ''}.1f}"
 
 
-# Of docs/statistics.md: 10.3 % of studies of 3 seeds where both vary.
+# Of docs/statistics.md, last table.
 FEW = (
-    "With so few seeds a study without any difference finds one in 5 to 10 % of cases. "
+    "In simulations with 3 seeds and 4 comparisons 6 to 10 % of studies without any "
+    "difference find one. "
 )
 
 
@@ -48,9 +49,9 @@ def small(p: float) -> str:
     """In a table. How far below 0.001 it is, three seeds cannot tell."""
     if p < 0.001:
         return "<0.001"
-    text = f"{p:.2g}"
     # 0.0499 is no 0.05: the verdict depends on the side.
-    return text if (float(text) < LEVEL) == (p < LEVEL) else f"{p:.3g}"
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return next(text for text in texts if (float(text) < LEVEL) == (p < LEVEL))
 
 
 def sentence(pair: Pair, metric: str) -> str:

@@ -28,14 +28,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    distribution_to_json,
-)
+
+try:
+    import optuna
+    from optuna.distributions import (
+        BaseDistribution,
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+        distribution_to_json,
+    )
+except ImportError as error:
+    raise SystemExit(
+        f"experiments.sweep: {error}; pip install 'segjax[experiments]'"
+    ) from error
 
 from benchmarks.record import table
 from experiments import scores, store
@@ -255,12 +261,21 @@ def learn(
     Raises:
       ValueError: the workdir is of another search.
     """
+    sweep.workdir.mkdir(parents=True, exist_ok=True)
     path = sweep.workdir / "sweep.json"
     shape = {key: distribution_to_json(value) for key, value in space.items()}
-    asked = {"seed": seed, "space": shape, "drawn": []}
-    kept = json.loads(path.read_text()) if path.is_file() else asked
-    if (kept["seed"], kept["space"]) != (seed, shape):
-        raise ValueError(f"{path} is of another --set or --seed; name a new --workdir")
+    kept: dict[str, Any] = {"seed": seed, "space": shape, "drawn": []}
+    if path.is_file():
+        try:
+            kept = json.loads(path.read_text())
+            same = (kept["seed"], kept["space"]) == (seed, shape)
+            kept["drawn"] = list(kept["drawn"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged; remove it, or its folder") from error
+        if not same:
+            raise ValueError(
+                f"{path} is of another --set or --seed; name a new --workdir"
+            )
     drawn = Drawn(space, seed, tpe=True)
     trials: dict[str, Trial] = {}
     found: dict[str, float] = {}
@@ -365,6 +380,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"experiments.sweep: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("experiments.sweep: stopped; the same command goes on", file=sys.stderr)
+        return 130
     print(told)
     return int(any(score == -math.inf for *_, score in rows))
 

@@ -99,7 +99,7 @@ def pretrained_card(name: str | None) -> Any:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         return {"file": path.name, "sha256": content}
-    for folder in (path, *path.parents[:2]):
+    for folder in (path, *path.absolute().parents[:2]):
         origin, config = folder / ORIGIN, folder / "config.json"
         if path.is_dir() and config.is_file():
             trained = json.loads(origin.read_text()) if origin.is_file() else None

@@ -118,7 +118,7 @@ def default() -> Config:
         like="segjax",  # whose rules: segjax | smp | torchvision | timm | transformers
         # Of segnet_basic's decoder: unpool (None) | unpool_add | deconvolution.
         upsampling=config_dict.placeholder(str),
-        decoder_options=_options(),  # by `segjax models`: {"decoder_channels": 512}
+        decoder_options=_options(),  # decoder_options.NAME=VALUE; `segjax models`
         output_stride=config_dict.placeholder(int),  # 8 | 16 | 32; None: published
         # Largest rate of stochastic depth; None: the published one for ImageNet.
         drop_path=config_dict.placeholder(float),
@@ -565,8 +565,12 @@ def override(config: Config, overrides: Iterable[str]) -> None:
         if is_open(key):
             place = next(known for known in OPEN if key.startswith(f"{known}."))
             kind = float if place == "optim.lr_multipliers" else object
-            get(config, place)[key.removeprefix(f"{place}.")] = _parse(key, value, kind)
+            target = get(config, place)
+            with target.ignore_type():
+                target[key.removeprefix(f"{place}.")] = _parse(key, value, kind)
             continue
+        if key in OPEN:
+            raise ValueError(f"{text}: write --config.{key}.NAME=VALUE")
         if key not in known:
             raise ValueError(
                 f"--config.{key} is not a key of segjax.config.default()"

@@ -292,11 +292,20 @@ def _open(parts: setup.Parts, split: str) -> Source:
     return source
 
 
+# Of config.model, what does nothing to a trained network.
+OF_TRAINING = ("pretrained", "inflate", "remat", "drop_path")
+
+
 def _changed(workdir: Path, parts: setup.Parts) -> dict[str, Any]:
-    """The knobs of ``model`` that overrides changed since training."""
+    """The knobs of the network that overrides changed since training."""
     trained = configs.from_json((workdir / "config.json").read_text())
     found = configs.differences(trained, parts.config)
-    return {key: now for key, (_, now) in found.items() if key.startswith("model.")}
+    of_training = [f"model.{key}" for key in OF_TRAINING]
+    return {
+        key: now
+        for key, (_, now) in found.items()
+        if key.startswith("model.") and key not in of_training
+    }
 
 
 def _scores(

@@ -183,7 +183,7 @@ def _labels(
     if wanted.labels is not None:
         spec = _read_labels(wanted.labels)
     told = wanted.classes or spec.num_classes
-    told = 2 if background and told == 1 else told
+    told = 2 if background and wanted.classes == 1 else told
     if told != number:
         raise ValueError(f"{file} is for {number} classes, but {told} are asked for")
     return spec

@@ -65,6 +65,18 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def _options(chosen: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What can be set of decoders, as flags with the defaults where these are fixed."""
+    own = configs.default().model
+    lines = []
+    for name, facts in chosen.items():
+        for option, value in facts["options"].items():
+            key = option if option in own else f"decoder_options.{option}"
+            text = "" if value is None else _literal(value)
+            lines.append(f"  {name}: --config.model.{key}={text}")
+    return ["\n".join(("Options of decoders", *lines))] if lines else []
+
+
 def _literal(value: Any) -> str:
     """As the command line takes it: JSON's lists are tuples."""
     return str(tuple(value) if isinstance(value, list) else value)
@@ -113,18 +125,7 @@ def models(pattern: str | None = None) -> str:
         ]
         header = ("decoder", "parameters", "counted with", "weights")
         parts.append(f"Decoders\n{columns(header, rows)}")
-        flag = "--config.model.decoder_options."
-        lines = [
-            f"  {name}: "
-            + ", ".join(
-                f"{option}={'' if default is None else _literal(default)}"
-                for option, default in facts["options"].items()
-            )
-            for name, facts in chosen.items()
-            if facts["options"]
-        ]
-        if lines:
-            parts.append(f"Options of decoders ({flag}NAME=VALUE)\n" + "\n".join(lines))
+        parts += _options(chosen)
     parts.append(_pairs(known, wanted))
     return "\n\n".join(parts)
 

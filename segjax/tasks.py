@@ -66,13 +66,15 @@ class Segmentation:
     def build(config: Config, num_classes: int, **options: Any) -> nn.Module:
         """The network; ``options``: what every task's has."""
         model = config.model
-        # But those that are knobs of their own.
-        known = [key for key in models.defaults_of(model.decoder) if key not in model]
-        own = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in model.decoder_options.to_dict().items()
-        }
+        known = models.defaults_of(model.decoder)
+        given = model.decoder_options.to_dict().items()
+        own = {key: value for key, value in given if value is not None}
         for key in own:
+            if key in model:
+                raise ValueError(
+                    f"config.model.decoder_options.{key} is a knob of its own: write "
+                    f"config.model.{key}"
+                )
             if key not in known:
                 raise ValueError(
                     f"config.model.decoder_options.{key}: {model.decoder} has "

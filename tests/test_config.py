@@ -1,6 +1,7 @@
 """Configs: what is loaded, overridden and refused, and with which words."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from segjax import config as configs
-from segjax import losses, optim, setup, train, views
+from segjax import listing, losses, models, optim, setup, train, views
 from segjax.batch import LabelSpec
 from segjax.data.shapes import Shapes
 from segjax.preprocessing import preprocessing
@@ -252,7 +253,7 @@ def test_options_reach_the_decoder():
     [
         ("deeplabv3", "decoder_chanels=64", "did you mean decoder_channels"),
         ("linknet", "decoder_channels=64", "linknet has no options"),
-        ("segnet_basic", "upsampling=unpool", "segnet_basic has no options"),
+        ("segnet_basic", "upsampling=unpool", "write config.model.upsampling"),
         ("unet", "decoder_channels=64", "is 64; unet takes whole numbers above 0"),
         ("unet", "decoder_channels=(64, 32)", "has 2 numbers, but the encoder"),
         ("deeplabv3", "decoder_channels=(64,)", "takes a whole number above 0"),
@@ -260,6 +261,7 @@ def test_options_reach_the_decoder():
         ("deeplabv3plus", "decoder_atrous_rates=(6, 'a')", "takes whole numbers"),
         ("fpn", "decoder_dropout=1", "takes a rate from 0 to below 1"),
         ("dpt", "decoder_readout=3", "dpt takes a text"),
+        ("unet", "decoder_channels=abc", "unet takes whole numbers"),
     ],
 )
 def test_a_wrong_option_of_a_decoder_is_told(decoder, option, told):
@@ -273,6 +275,31 @@ def test_a_wrong_option_of_a_decoder_is_told(decoder, option, told):
     with pytest.raises(ValueError, match=told):
         model = setup.make_model(config, 2, 3, "cpu")
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+def test_options_that_a_config_file_sets_are_changed_and_taken_back():
+    path = str(CONFIGS / "ade20k_upernet_swin_b.py")
+    option = "--config.model.decoder_options."
+    config = configs.load(path, [f"{option}decoder_channels=(1, 2)"])
+    with pytest.raises(ValueError, match="upernet takes a whole number above 0"):
+        setup.make_model(config, 2, 3, "cpu")
+    back = [f"{option}decoder_channels=None", f"{option}decoder_dropout=None"]
+    config = configs.load(path, ["--config.model.decoder=fpn", *back])
+    assert setup.make_model(config, 2, 3, "cpu").decoder.decoder_dropout == 0.2
+    with pytest.raises(ValueError, match=r"write --config.model.decoder_options.NAME="):
+        configs.load(path, ["--config.model.decoder_options=3"])
+
+
+@pytest.mark.parametrize("decoder", models.names()["decoders"])
+def test_what_the_listing_says_of_a_decoder_builds(decoder):
+    needs = {"segnet": "vgg11_bn", "segnet_basic": "segnet_basic", "dpt": "vit_small"}
+    line = rf"(?m)^  {decoder}: (--config\.model\.\S+?)=(.*)$"
+    told = re.findall(line, listing.models(decoder))
+    flags = [f"{name}={value}" for name, value in told if value]
+    assert len(told) == len(models.defaults_of(decoder))
+    flags += [f"--config.model.decoder={decoder}"]
+    flags += [f"--config.model.encoder={needs.get(decoder, 'resnet18')}"]
+    setup.make_model(configs.load(QUICK, flags), 2, 3, "cpu")
 
 
 def test_options_of_a_decoder_are_not_for_a_classifier():

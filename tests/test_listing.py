@@ -39,8 +39,9 @@ def test_models_are_filtered_and_impossible_pairs_named():
     assert listing.models("vit_base*").count("needs") == 2  # segnet, segnet_basic
     assert listing.models("unet").count("needs") == 0
     told = listing.models("deeplabv3")
-    assert "decoder_options.NAME=VALUE" in told
-    assert "deeplabv3: decoder_channels=256, decoder_atrous_rates=(12, 24, 36)" in told
+    flag = "--config.model.decoder_options"
+    assert f"deeplabv3: {flag}.decoder_channels=256\n" in told
+    assert f"deeplabv3plus: {flag}.decoder_atrous_rates=(12, 24, 36)\n" in told
     for encoder, decoder in (("resnet50", "dpt"), ("vit_base", "segnet")):
         with pytest.raises(ValueError, match="needs"):
             build(encoder, decoder, 2)

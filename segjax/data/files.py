@@ -143,6 +143,8 @@ def stored_mask(
     if values not in ("auto", "ids", "colors"):
         raise ValueError(f"mask values are 'auto', 'ids' or 'colors', not {values!r}")
     array = _load(file, _name(file, name), indices=values != "colors")
+    if values == "colors" and array.ndim == 3 and array.shape[2] <= 2:
+        array = array[:, :, 0]  # grey, with an alpha channel
     if values == "colors" and array.ndim == 2 and array.dtype == np.uint8:
         # A file of black, white and grey alone is often saved without its colours.
         return np.stack([array] * 3, axis=-1)

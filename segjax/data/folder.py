@@ -75,7 +75,7 @@ class Folder(Pairs):
       image_dir, mask_dir: the folders' names.
       image_suffix, mask_suffix: what names end in before the ending, such as "_mask"
         for ``a.jpg`` and ``a_mask.png``; files without it are passed over.
-      mask_values: what palette masks hold, see :func:`segjax.data.files.read_mask`.
+      mask_values: what palettes and grey hold, see :func:`segjax.data.files.read_mask`.
       val_fraction, test_fraction, seed: the split of a folder without splits.
       list_dir: folder of the list files, relative to the root.
       channels: of every image; None takes the first image's. 3 widens grey images.

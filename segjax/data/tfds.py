@@ -106,7 +106,7 @@ class Tfds(_Split):
         (:mod:`segjax.data.catalog`), else the usual ones.
       classes: a ``classes.json`` or its parsed content (:mod:`segjax.data.classes`);
         needed unless the dataset is known.
-      mask_values: what palette masks hold, see :func:`segjax.data.files.read_mask`.
+      mask_values: what palettes and grey hold, see :func:`segjax.data.files.read_mask`.
       channels: of every image; None takes the first image's. 3 widens grey images.
 
     Raises:

@@ -213,6 +213,7 @@ def build(
       ValueError: an unknown name or option, a value or a pair that is not possible.
     """
     make_encoder, make_decoder = lookup(encoders, encoder), lookup(decoders, decoder)
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     _check(like, platform, options, num_classes=num_classes, in_channels=in_channels)
     known_options = (*SEGMENTER_OPTIONS, *make_decoder.func.options)
     for option in options:

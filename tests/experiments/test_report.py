@@ -134,8 +134,8 @@ def test_runs_on_other_labels_are_not_compared(tmp_path):
 
 
 def test_p_is_told_on_its_side_of_the_level():
-    told = [report.small(p) for p in (0.04991, 0.0503, 0.05, 0.0123, 0.0009)]
-    assert told == ["0.0499", "0.05", "0.05", "0.012", "<0.001"]
+    told = [report.small(p) for p in (0.04991, 0.04997, 0.0503, 0.0123, 0.0009)]
+    assert told == ["0.0499", "0.04997", "0.05", "0.012", "<0.001"]
     assert report.commits({0: {"environment": {"git": None}}}) == "an unknown commit"
 
 

@@ -73,9 +73,7 @@ def test_draws_lie_in_their_range_and_more_begin_with_the_same():
         configs.load(CONFIG, [f"--config.{k}={v}" for k, v in trial.items()])
 
 
-def test_tpe_comes_nearer_than_chance_and_keeps_what_it_drew(
-    tmp_path, monkeypatch, capsys
-):
+def test_tpe_comes_nearer_than_chance_and_keeps_what_it_drew(tmp_path, monkeypatch):
     failing = {"trial-003"}
 
     def score(self, trial, name, steps=None):
@@ -86,7 +84,6 @@ def test_tpe_comes_nearer_than_chance_and_keeps_what_it_drew(
     monkeypatch.setattr(sweep.Sweep, "score", score)
     space = sweep.parse(["optim.lr=log:1e-5:1e0", "model.decoder=unet,fpn"])
     made = sweep.Sweep(tmp_path / "c.py", (), tmp_path / "a", jobs=2)
-    (tmp_path / "a").mkdir()
     trials, found = sweep.learn(made, space, 24, seed=0)
     assert found["trial-003"] == -math.inf and len(trials) == 24
     values = list(found.values())
@@ -100,6 +97,9 @@ def test_tpe_comes_nearer_than_chance_and_keeps_what_it_drew(
     assert again["trial-024"] not in list(trials.values())
     with pytest.raises(ValueError, match="is of another --set or --seed"):
         sweep.learn(made, space, 24, seed=1)
+    (tmp_path / "a" / "sweep.json").write_text('{"seed": 0}')
+    with pytest.raises(ValueError, match="sweep.json is damaged"):
+        sweep.learn(made, space, 24, seed=0)
 
 
 @pytest.mark.parametrize(
