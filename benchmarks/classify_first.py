@@ -6,10 +6,10 @@ Question: few labelled scenes are at hand for segmentation, but many images of w
 only the class is known. Hypothesis: an encoder that first learnt the classes gives a
 better segmentation than a fresh one, all else equal.
 "classifier": configs/shape_classes_resnet18.py, 3000 scenes of one object with six
-classes, in 1600 steps. "scratch" and "classified": configs/resnet_unet.py on 60 labelled
-scenes in 120 steps, from random weights and from the classifier's encoder, at eight
-seeds each; all at 48x48. (After 320 steps, top-1 62 %, eight seeds could not tell:
-+0.020, p = 0.18.) What differs is model.pretrained alone.
+classes, in 1600 steps. "scratch" and "classified": configs/resnet_unet.py on 60 scenes
+with labels in 120 steps, from random weights and from the classifier's encoder, at
+eight seeds each; all at 48x48. What differs is model.pretrained alone. (After 320
+steps, top-1 62 %, eight seeds could not tell: +0.020, p = 0.18.)
 Record: docs/results/classify_first.json; called again it goes on.
 """
 
