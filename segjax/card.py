@@ -99,17 +99,16 @@ def pretrained_card(name: str | None) -> Any:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         return {"file": path.name, "sha256": content}
-    for folder in (path, *path.absolute().parents[:2]):
-        origin, config = folder / ORIGIN, folder / "config.json"
-        if path.is_dir() and config.is_file():
-            trained = json.loads(origin.read_text()) if origin.is_file() else None
-            settings = json.loads(config.read_text())
-            return {
-                "run": digest(settings),
-                "step": _step(path, settings),
-                "origin": trained,
-            }
-    return {"name": name}
+    config = checkpoint.file_of_run(path, "config.json") if path.is_dir() else None
+    if config is None:
+        return {"name": name}
+    origin = config.with_name(ORIGIN)
+    settings = json.loads(config.read_text())
+    return {
+        "run": digest(settings),
+        "step": _step(path, settings),
+        "origin": json.loads(origin.read_text()) if origin.is_file() else None,
+    }
 
 
 def _step(path: Path, settings: Mapping[str, Any]) -> int | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segjax import weights
+from segjax import checkpoint, weights
 from segjax.config import Config
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -58,14 +58,11 @@ def pretrained_range(config: Config) -> dict[str, tuple[float, ...]] | None:
     if name.startswith(weights.PREFIX):
         known = weights.package(name)
         return {"mean": known.mean, "std": known.std}
-    given = Path(name).absolute()
-    # Its workdir, its checkpoints, or one of them (warm.task_of_run).
-    for folder in (given, *given.parents[: 1 + given.is_dir()]):
-        path = folder / "labels.json"
-        if path.is_file():
-            pre = Preprocessing.from_dict(json.loads(path.read_text())["preprocessing"])
-            return {"mean": pre.mean, "std": pre.std}
-    return None
+    path = checkpoint.file_of_run(Path(name), "labels.json")
+    if path is None:
+        return None
+    pre = Preprocessing.from_dict(json.loads(path.read_text())["preprocessing"])
+    return {"mean": pre.mean, "std": pre.std}
 
 
 def preprocessing(config: Config, channels: int) -> Preprocessing:

@@ -67,11 +67,10 @@ def warm_start(parts: Parts, state: TrainState) -> tuple[TrainState, list[str]]:
 
 def task_of_run(path: Path) -> Task:
     """The task of the run whose workdir, checkpoints or checkpoint ``path`` is."""
-    for folder in (path, *path.absolute().parents[:2]):
-        if (folder / "config.json").is_file():
-            stored = configs.from_json((folder / "config.json").read_text())
-            return TASKS[stored.task]
-    return TASKS["segmentation"]
+    stored = checkpoint.file_of_run(path, "config.json")
+    if stored is None:
+        return TASKS["segmentation"]
+    return TASKS[configs.from_json(stored.read_text()).task]
 
 
 def _lacking(wanted: Any, loaded: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "image_step": {"losses", "top", "augment", "sharding", "ops", "batch"},
     "replicas": {"step"},
     "config": {*LEAVES, "ops", "batch"},
-    "preprocessing": {"config", "weights"},
+    "preprocessing": {"config", "checkpoint", "weights"},
     "tasks": {"preprocessing", "config", "step", "image_step", *LEAVES, "batch"},
     "setup": {
         *("tasks", "preprocessing", "config", "step", "weights", *LEAVES),

@@ -9,9 +9,16 @@ damaged is passed over with one line that names it: the run goes on from the one
 before.
 """
 
-from segjax.checkpoint.folder import find_step
+from segjax.checkpoint.folder import file_of_run, find_step
 from segjax.checkpoint.manager import Checkpoints
 from segjax.checkpoint.reading import everywhere, read_arrays
 from segjax.checkpoint.warm import restore_params
 
-__all__ = ["Checkpoints", "everywhere", "find_step", "read_arrays", "restore_params"]
+__all__ = [
+    "Checkpoints",
+    "everywhere",
+    "file_of_run",
+    "find_step",
+    "read_arrays",
+    "restore_params",
+]

@@ -36,6 +36,17 @@ def best_step(directory: epath.Path, steps: Sequence[int], metric: str) -> int |
     return max(scored)[1] if scored else None
 
 
+def file_of_run(path: Path, name: str) -> Path | None:
+    """A file of the run whose workdir, checkpoints/ or checkpoint ``path`` is.
+
+    Of a path that is a file, one beside it. None: there is none.
+    """
+    for folder in (path, *path.absolute().parents[: 1 + path.is_dir()]):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
 def find_step(
     path: str | Path, step: int | str = "best", metric: str = "miou"
 ) -> epath.Path:

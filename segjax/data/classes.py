@@ -96,6 +96,12 @@ def spread(items: Sequence[Any]) -> Sequence[Any]:
     return items[:: max(1, -(-len(items) // 16))]
 
 
+def is_white_unclaimed(spec: LabelSpec) -> bool:
+    """Two classes, neither of which has the id 255, and nobody said to ignore it."""
+    claimed = IGNORE in dict(spec.remap) or IGNORE in spec.ignore
+    return spec.num_classes == 2 and not claimed
+
+
 def check_black_and_white(paths: Sequence[Path | str], masks: Sequence[np.ndarray]):
     """Two-class masks painted black and white, whose white would be ignored."""
     ids = {int(i) for mask in masks for i in np.unique(mask)}

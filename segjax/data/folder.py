@@ -24,9 +24,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segjax.batch import IGNORE
 from segjax.data.catalog import find_classes
-from segjax.data.classes import check_black_and_white, spread
+from segjax.data.classes import check_black_and_white, is_white_unclaimed, spread
 from segjax.data.files import EXTENSIONS, read_mask
 from segjax.data.pairs import Pair, Pairs, Tell, refuse
 
@@ -118,8 +117,7 @@ class Folder(Pairs):
         super().__init__(
             pairs, spec, channels=channels, colors=colors, mask_values=mask_values
         )
-        claimed = IGNORE in dict(spec.remap) or IGNORE in spec.ignore
-        if spec.num_classes == 2 and not claimed:
+        if is_white_unclaimed(spec):
             masks = [pair.mask for pair in spread(pairs)]
             check_black_and_white(
                 masks, [read_mask(mask, colors, mask_values) for mask in masks]

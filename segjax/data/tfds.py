@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from segjax.batch import IGNORE, ClassSpec, Example, LabelSpec
+from segjax.batch import ClassSpec, Example, LabelSpec
 from segjax.data import files
 from segjax.data.catalog import KNOWN, Known
 from segjax.data.classes import (
     check_black_and_white,
+    is_white_unclaimed,
     parse_classes,
     read_classes,
     spread,
@@ -143,8 +144,7 @@ class Tfds(_Split):
 
     def _check_two_classes(self) -> None:
         """Refuse masks painted black and white, as Folder does."""
-        claimed = IGNORE in dict(self.spec.remap) or IGNORE in self.spec.ignore
-        if self.spec.num_classes != 2 or claimed:
+        if not is_white_unclaimed(self.spec):
             return
         some, key = spread(range(len(self))), self._label_key
         names = [self._where(index, key) for index in some]

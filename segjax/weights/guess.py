@@ -32,10 +32,8 @@ def guess(
       ValueError: the layer of scores is not among the tensors; the model has no such
         naming.
     """
-    one, two = make(1), make(2)
-    tensors = _renamed(one, tensors)
-    layout = detect(one, shapes(one, _size(one)), tensors, naming)
-    for name, growth in _scores(one, two, layout):
+    one, tensors, layout = _laid_out(make, tensors, naming)
+    for name, growth in _scores(one, make(2), layout):
         found = tensors.get(name)
         if found is not None and found.ndim == len(growth):
             axis = next(axis for axis, (_, more) in enumerate(growth) if more)
@@ -56,10 +54,8 @@ def with_background(
     The softmax over (0, x) is the sigmoid of x, and its argmax says whether x > 0.
     Arguments as of :func:`guess`.
     """
-    one, two = make(1), make(2)
-    tensors = _renamed(one, tensors)
-    layout = detect(one, shapes(one, _size(one)), tensors, naming)
-    for name, growth in _scores(one, two, layout):
+    one, tensors, layout = _laid_out(make, tensors, naming)
+    for name, growth in _scores(one, make(2), layout):
         if name in tensors:
             wider = [(more, 0) for _, more in growth]
             tensors[name] = np.pad(np.asarray(tensors[name]), wider)
@@ -70,8 +66,13 @@ def _size(model: Model) -> tuple[int, int, int]:
     return 64, 64, model.in_channels
 
 
-def _renamed(model: Model, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    return {now: tensors[name] for now, name in renamed(model, tensors).items()}
+def _laid_out(
+    make: Callable[[int], Model], tensors: Mapping[str, Any], naming: str | None
+) -> tuple[Model, dict[str, Any], Layout]:
+    """The model of one class, the tensors under names of today, and whose they are."""
+    one = make(1)
+    tensors = {now: tensors[name] for now, name in renamed(one, tensors).items()}
+    return one, tensors, detect(one, shapes(one, _size(one)), tensors, naming)
 
 
 def _scores(one: Model, two: Model, layout: Layout):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from segjax.batch import IGNORE, ClassSpec
+from segjax.data.classes import is_white_unclaimed
 from segjax.data.inspection.codes import Fault
 from segjax.data.inspection.example import Facts
 from segjax.data.inspection.similar import near_pairs
@@ -64,10 +65,9 @@ def black_and_white(facts: Sequence[Facts], meaning: Meaning) -> Told:
     spec = meaning.spec
     if isinstance(spec, ClassSpec):
         return []
-    claimed = IGNORE in dict(spec.remap) or IGNORE in spec.ignore
     read = [one for one in facts if one.stored is not None]
     ids = _stored_ids(read)
-    if spec.num_classes != 2 or claimed or IGNORE not in ids or ids - {0, IGNORE}:
+    if not is_white_unclaimed(spec) or IGNORE not in ids or ids - {0, IGNORE}:
         return []
     text = "all ids are 0 or 255, where the two classes are 0 and 1"
     return [
