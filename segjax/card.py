@@ -19,7 +19,7 @@ from segjax import checkpoint, logs
 from segjax.batch import ClassSpec, LabelSpec, Source
 from segjax.config import Config, nearest
 from segjax.tasks import TASKS
-from segjax.views import Recipe, Size
+from segjax.views import Recipe, Size, padding
 from segjax.writing import write_text
 
 ORIGIN = "origin.json"
@@ -157,14 +157,19 @@ def _sizes(sizes: Sequence[Size]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _inference(recipe: Recipe | None, config: Config) -> dict[str, Any]:
+def _inference(
+    recipe: Recipe | None, config: Config, sizes: Sequence[Size], fit: str
+) -> dict[str, Any]:
     """What matters of how the network was applied: of a classifier, the crop."""
     if recipe is None:
         return {"crop": config.eval.crop}
     fields = {"mode", "scales", "flip", "bucket"}
     if recipe.mode == "slide":
         fields |= {"window", "overlap", "margin"}
-    return {key: getattr(recipe, key) for key in sorted(fields)}
+    found = {key: getattr(recipe, key) for key in sorted(fields)}
+    if recipe.mode == "whole" and fit == "pad":
+        found["padded_to"] = padding(sizes, recipe.bucket, config.eval.programs)
+    return found
 
 
 def protocol(
@@ -216,7 +221,7 @@ def protocol(
         "train": origin["train"],
         "pretrained": origin["pretrained"],
         "selection": rule,
-        "inference": _inference(recipe, config)
+        "inference": _inference(recipe, config, sizes, preprocessing["fit"])
         | ({"changed": dict(changed)} if changed else {}),
         "seed": config.seed,
         "code": environment["git"],

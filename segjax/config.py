@@ -175,7 +175,8 @@ def default() -> Config:
     config.eval = _options(
         every=_any(),  # steps or epochs, as the run's length; None: at the end only
         batch_size=config_dict.placeholder(int),  # None: data.batch_size
-        bucket=32,  # px: padded sizes are multiples of it, so few are compiled
+        bucket=32,  # px: padded sizes are multiples of it, so few are compiled;
+        programs=16,  # of a coarser multiple where there would be more than so many
         # Of evaluate and predict; training scores whole images, once.
         mode="whole",  # how the network sees an image: whole | slide (by windows)
         window=_any(),  # px, int or (H, W), multiples of bucket; None: data.image_size
@@ -233,8 +234,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 POSITIVE = (
     "steps epochs data.batch_size data.subset data.threads eval.every eval.batch_size "
-    "eval.bucket checkpoint.every checkpoint.keep logs.every optim.accumulate "
-    "guard.max_skipped"
+    "eval.bucket eval.programs checkpoint.every checkpoint.keep logs.every "
+    "optim.accumulate guard.max_skipped"
 ).split()
 
 # Key -> (least, most) of its number, or of each of its numbers.
@@ -329,8 +330,15 @@ USED_WHEN: dict[str, tuple[Chosen, str]] = {
 # Keys that only one task uses, whatever else is chosen.
 OF_TASK: dict[str, tuple[str, ...]] = {
     "segmentation": (
-        *("data.mask_values", "data.tfds.classes", "mesh.spatial", "eval.bucket"),
-        *("eval.mode", "eval.window", "eval.overlap", "eval.margin"),
+        *("data.mask_values", "data.tfds.classes", "mesh.spatial"),
+        *(
+            "eval.bucket",
+            "eval.programs",
+            "eval.mode",
+            "eval.window",
+            "eval.overlap",
+            "eval.margin",
+        ),
         *("eval.scales", "eval.flip"),
         *(
             "model.decoder",

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,16 +109,16 @@ def draw(
 
 
 def rows_that_fit(
-    batch_size: int, sizes: Sequence[Size], classes: int, devices: int, bucket: int
+    batch_size: int, sizes: Iterable[Size], classes: int, devices: int
 ) -> int:
     """The rows of a batch, ``batch_size`` or fewer, whose logits a device can hold.
 
-    Logits are float32 at the labels' size (12 megapixels of 20 classes are 0.9 GiB),
-    and the step holds them some four times; LOGITS bounds those of a device, but for
-    one row. ``devices`` divides the result as it divides ``batch_size``.
+    ``sizes`` are the padded ones. Logits are float32 at the labels' size (12 megapixels
+    of 20 classes are 0.9 GiB), and the step holds them some four times; LOGITS bounds
+    those of a device, but for one row. ``devices`` divides the result as it divides
+    ``batch_size``.
     """
-    padded = (rounded_up(size, bucket) for size in set(sizes))
-    largest = max((height * width for height, width in padded), default=1)
+    largest = max((height * width for height, width in sizes), default=1)
     return min(batch_size, max(LOGITS // (4 * classes * largest), 1) * devices)
 
 
@@ -126,17 +126,17 @@ def _batches_of_wholes(
     parts: setup.Parts, source: Source, sizes: Sequence[Size], batch_size: int
 ) -> Iterator[tuple[evaluation.EvalGroup, Batch]]:
     """The share of this process in the batches of images seen whole."""
+    multiple = views.padded_to(parts.config, sizes)
     batch_size = rows_that_fit(
         batch_size,
-        sizes,
+        {rounded_up(size, multiple) for size in sizes},
         parts.spec.num_classes,
         sharding.batch_parts(parts.mesh),
-        parts.config.eval.bucket,
     )
     schedule = evaluation.eval_schedule(
         sizes,
         batch_size=batch_size,
-        bucket=parts.config.eval.bucket,
+        bucket=multiple,
         buffer=parts.pre.image_size if parts.pre.fit == "resize" else None,
         fit=parts.pre.fit,
     )
@@ -190,18 +190,19 @@ def _viewed(
     """
     seen = views.views_of(parts)
     recipe = seen.recipe
+    multiple = views.padded_to(parts.config, sizes)
     batch_size = 1
     if recipe.mode == "whole":
         larger = max(1.0, *recipe.scales)
+        padded = {rounded_up(size, multiple) for size in sizes}
         batch_size = rows_that_fit(
             recipe.batch_size,
-            [(round(larger * h), round(larger * w)) for h, w in sizes],
+            [(round(larger * h), round(larger * w)) for h, w in padded],
             parts.spec.num_classes,
             sharding.batch_parts(parts.mesh),
-            recipe.bucket,
         )
     schedule = evaluation.eval_schedule(
-        sizes, batch_size=batch_size, bucket=recipe.bucket, buffer=None, fit="pad"
+        sizes, batch_size=batch_size, bucket=multiple, buffer=None, fit="pad"
     )
 
     def count(probabilities, label):

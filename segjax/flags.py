@@ -201,7 +201,6 @@ def _add_predict(added: argparse.ArgumentParser) -> None:
     for name, default, text in (
         ("--min-area", 25, "pixels of the smallest region with a box"),
         ("--every", 1, "frames of a video: each N-th"),
-        ("--programs", 16, "compile at most so many padded sizes"),
     ):
         added.add_argument(
             name,

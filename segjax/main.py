@@ -87,7 +87,6 @@ def _predict(args: argparse.Namespace, overrides: Sequence[str]) -> None:
             min_area=args.min_area,
             connectivity=args.connectivity,
             every=args.every,
-            programs=args.programs,
         ),
     )
 

@@ -29,7 +29,6 @@ from segjax.data import files, inputs, video
 from segjax.data.inputs import Entry
 from segjax.outputs import raise_failed, save, write_json
 from segjax.stream import Results, stream
-from segjax.views import PROGRAMS, padding
 
 PICTURES = ("label", "overlay", "contours", "boxes")
 """What can be written for an image: ``<name>.png``, ``<name>_overlay.png``, ..."""
@@ -43,17 +42,15 @@ class Options:
     """``write``: which pictures (None: all); ``every``: of a video's frames, each n-th.
 
     ``min_area`` px and ``connectivity`` of regions: see :func:`segjax.regions.find`.
-    ``programs``: how many padded sizes are compiled at most.
     """
 
     write: tuple[str, ...] | None = None
     min_area: int = regions.MIN_AREA
     connectivity: int = regions.CONNECTIVITY
     every: int = 1
-    programs: int = PROGRAMS
 
     def __post_init__(self):
-        for name, least in (("min_area", 1), ("every", 1), ("programs", 1)):
+        for name, least in (("min_area", 1), ("every", 1)):
             if getattr(self, name) < least:
                 flag = name.replace("_", "-")
                 raise ValueError(
@@ -67,7 +64,7 @@ class Options:
           ValueError: regions of a classifier, or frames without a video.
         """
         usual = Options()
-        of_maps = ("min_area", "connectivity", "programs") if classifies else ()
+        of_maps = ("min_area", "connectivity") if classifies else ()
         of_videos = () if videos else ("every",)
         for names, what in (
             (of_maps, "a run of segmentation"),
@@ -229,14 +226,10 @@ def _open(
 def _padding(
     parts: setup.Parts,
     sizes: Iterable[Callable[[], tuple[int, int]]],
-    programs: int,
     threads: int,
     console: Any,
 ) -> int:
-    """:func:`padding` for images of ``sizes``; says so if it is coarser than usual."""
-    bucket = parts.config.eval.bucket
-    if parts.config.eval.mode != "whole":
-        return bucket  # whatever the images' sizes, the network sees a window's
+    """:func:`views.padded_to` of images of ``sizes``; says what is not as usual."""
 
     def ask(size: Callable) -> tuple[int, int] | None:
         try:
@@ -246,13 +239,9 @@ def _padding(
 
     with ThreadPoolExecutor(threads) as pool:
         known = {size for size in pool.map(ask, sizes) if size is not None}
-    multiple = padding(known, bucket, programs)
-    if multiple > bucket:
-        console.print(
-            f"{len(known)} image sizes are padded to multiples of {multiple} px, so "
-            f"that {programs} programs are compiled at most (--programs)"
-        )
-    return multiple
+    for line in views.without_effect(parts.config) + views.advice(parts.config, known):
+        console.print(line, highlight=False, markup=False)
+    return views.padded_to(parts.config, known)
 
 
 def predict(
@@ -310,11 +299,9 @@ def predict(
         writer = localize.HeatWriter(partial(save, output), spec, pictures)
         results = localize.Classes(console)
     else:
-        for line in views.without_effect(parts.config):
-            console.print(line, highlight=False, markup=False)
-        multiple = _padding(parts, sizes, options.programs, threads, console)
+        multiple = _padding(parts, sizes, threads, console)
         seen = views.views_of(parts)
-        network = partial(seen.label, variables, step=multiple)
+        network = partial(seen.label, variables, multiple=multiple)
         spec = cast(LabelSpec, parts.spec)
         writer = Writer(output, spec, options, pictures)
         results = Detections(spec)

@@ -7,7 +7,8 @@ their probabilities.
 
 The network is compiled for few shapes, whatever the images' sizes: once where it
 sees windows, once per scale with ``fit="resize"``, and with ``fit="pad"`` once per
-scale and distinct size rounded up to multiples of ``bucket``.
+scale and padded size; the arrays around it once per scale and padded size. Of padded
+sizes there are as many as a caller lets there be (:func:`padded_to`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,9 +29,6 @@ from segjax.ops.sampling import resize_logits
 from segjax.preprocessing import pair
 
 Size = tuple[int, int]
-
-PROGRAMS = 16
-"""Padded sizes beyond which :func:`advice` says so."""
 
 
 @dataclass(frozen=True)
@@ -153,18 +151,19 @@ class Views:
         return np.asarray(jax.device_get(found))[0, : own[0], : own[1]]
 
     def label(
-        self, variables: Any, image: np.ndarray, step: int | None = None
+        self, variables: Any, image: np.ndarray, multiple: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """uint8[h, w], float32[h, w]: each pixel's likeliest class, its probability.
 
         Of an image as in a call; only these leave the device, not K values for each
-        pixel. ``step``: padded sizes are multiples of it (None: of the bucket).
+        pixel. ``multiple``: the padded size is one of so many pixels (None: of the
+        bucket's).
 
         Raises:
           ValueError: the device's memory does not hold the image.
         """
         height, width = image.shape[:2]
-        shape = rounded_up((height, width), step or self.recipe.bucket)
+        shape = rounded_up((height, width), multiple or self.recipe.bucket)
         try:
             found = self.on_devices(variables, [image], shape)
             label, confidence = jax.device_get(self._reduce(found))
@@ -184,10 +183,11 @@ class Views:
     def on_devices(
         self, variables: Any, images: Sequence[np.ndarray], shape: Size
     ) -> jax.Array:
-        """float32[B, *shape, K] of images that :meth:`up` takes to the same ``shape``.
+        """float32[B, *shape, K] of images that ``shape`` holds, in whole buckets.
 
-        Image b's own area is the top left; outside it the values mean nothing. Every
-        process gives all the images. Windows take one image at a time.
+        Image b's own area is the top left; outside it the values mean nothing. What is
+        compiled depends on ``shape``, not on the images' sizes. Every process gives all
+        the images. Windows take one image at a time.
 
         Raises:
           ValueError: several images, by windows.
@@ -206,10 +206,10 @@ class Views:
             resize = self.fit == "resize" or scale != 1
             for flip in (False, True)[: 1 + self.recipe.flip]:
                 turned = [view[:, ::-1] if flip else view for view in views]
+                buffer = self._shape(shape, scale)
                 if slide:
-                    logits = self._slide(variables, turned[0])
+                    logits = self._slide(variables, turned[0], buffer)
                 else:
-                    buffer = self._shape(shape, scale)
                     logits = self._whole(variables, turned, buffer)
                 size = np.array(sizes, np.int32)
                 share = self._finish(
@@ -242,8 +242,11 @@ class Views:
         arrays = (self._put(x, split) for x in (image, size))
         return self.network(variables, *arrays, split=split)
 
-    def _slide(self, variables, view: np.ndarray) -> jax.Array:
-        """Logits f[D, H, W, K] of the canvas, still to be summed over the devices."""
+    def _slide(self, variables, view: np.ndarray, buffer: Size) -> jax.Array:
+        """Logits f[D, H, W, K], still to be summed over the devices.
+
+        [H, W] holds ``buffer``, the layout's canvas and, in between, zeros.
+        """
         recipe = self.recipe
         size = (view.shape[0], view.shape[1])
         plan = windows.layout(
@@ -253,8 +256,9 @@ class Views:
             step=recipe.bucket,
             margin=recipe.margin,
         )
-        (padded,), _ = pipeline.stack([view], plan.canvas, 0)
         height, width = recipe.window
+        canvas = (max(buffer[0], plan.canvas[0]), max(buffer[1], plan.canvas[1]))
+        (padded,), _ = pipeline.stack([view], plan.canvas, 0)
         total, step = None, recipe.batch_size
         for start in range(0, len(plan.corners), step):
             corners, rows, columns = (
@@ -276,7 +280,7 @@ class Views:
                 split=True,
             )
             if total is None:
-                total = self._canvas(plan.canvas, logits)
+                total = self._canvas(canvas, logits)
             weights = (self._put(x, True) for x in (corners, rows, columns))
             total = self._blend(total, logits, *weights)
         return cast(jax.Array, total)
@@ -319,21 +323,25 @@ def padding(sizes: Iterable[Size], bucket: int, programs: int) -> int:
     return bucket
 
 
-def advice(config: Config, sizes: Sequence[Size]) -> list[str]:
-    """A line on what would compile fewer networks, where images of ``sizes`` want many.
+def padded_to(config: Config, sizes: Iterable[Size]) -> int:
+    """Pixels of which the padded sizes of images of ``sizes`` (h, w) are multiples.
 
-    Nothing is changed: what the network sees is a part of the protocol.
+    A function of the config and of all the sizes: :func:`padding`.
     """
+    return padding(sizes, config.eval.bucket, config.eval.programs)
+
+
+def advice(config: Config, sizes: Iterable[Size]) -> list[str]:
+    """A line, where the network sees images of ``sizes`` padded more than usual."""
     options, known = config.eval, set(sizes)
-    needed = len({rounded_up(size, options.bucket) for size in known})
-    if config.data.fit != "pad" or options.mode != "whole" or needed <= PROGRAMS:
+    multiple = padded_to(config, known)
+    seen = config.data.fit == "pad" and options.mode == "whole"
+    if not seen or multiple == options.bucket:
         return []
-    coarser = padding(known, options.bucket, PROGRAMS)
-    fewer = len({rounded_up(size, coarser) for size in known})
     return [
-        f"the {len(known)} sizes of images compile {needed} networks, a wait each; "
-        f"--config.eval.bucket={coarser} makes {fewer} of them, "
-        "--config.eval.mode=slide one"
+        f"{len(known)} image sizes are padded to multiples of {multiple} px, so that "
+        f"at most config.eval.programs={options.programs} are compiled; "
+        "--config.eval.mode=slide compiles one, for windows"
     ]
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from segjax.evaluate import evaluate, evaluate_split, score_split
 from segjax.main import main
 from segjax.ops.scores import Rule, Scores, finish
 from segjax.preprocessing import preprocessing
+from segjax.tasks import Segmentation
 from tests.requirements import xla_flags
 
 LABELS = "--config.data.image_size=(40, 48)"  # of the data; the network sees (32, 32)
@@ -305,6 +307,33 @@ def test_mixed_sizes_compile_few_networks(workdir, mode, monkeypatch):
     assert (tally.sums["image_pixels"] > 0).all()
 
 
+@pytest.mark.parametrize("mode", ["whole", "views", "slide"])
+def test_any_mix_of_sizes_compiles_a_bounded_number(workdir, mode, monkeypatch):
+    """At most eval.programs of each kind and scale, where buckets alone make more."""
+    few = ["--config.eval.bucket=4", "--config.eval.programs=3"]
+    parts = setup.load_parts(workdir, [LABELS, *MODES[mode], *few])
+    parts = replace(parts, pre=replace(parts.pre, fit="pad"))
+    variables, _ = setup.restore_variables(parts, workdir, "latest")
+    source = Mixed(setup.open_split(parts.config, "val"))
+    assert len({views.rounded_up(size, 4) for size in source.sizes}) > 6
+    made = []
+    for module, name in ((views, "views_of"), (Segmentation, "eval_step")):
+        make = getattr(module, name)
+        keep = lambda *a, f=make, **k: made.append(f(*a, **k)) or made[0]  # noqa: E731
+        monkeypatch.setattr(module, name, keep)
+    tally = score_split(parts, variables, source, sizes=source.sizes)
+    assert (tally.sums["image_pixels"] > 0).all()
+    (made,) = made
+    if mode == "whole":
+        programs = {made: 3}
+    elif mode == "views":  # two scales
+        programs = {made.network: 6, made._finish: 6, made._add: 6}
+    else:
+        programs = {made.network: 1, made._finish: 3, made._blend: 3}
+    for program, most in programs.items():
+        assert 1 <= program._cache_size() <= most
+
+
 def test_labels_of_mixed_sizes_compile_the_network_once(workdir):
     """With data.fit=resize, whatever the labels' sizes: it sees one size of images."""
     parts = setup.load_parts(workdir, [LABELS])
@@ -330,8 +359,8 @@ def test_labels_of_mixed_sizes_compile_the_network_once(workdir):
 def test_rows_of_a_batch_whose_logits_fit(batch, size, classes, devices, rows):
     from segjax import evaluate as module
 
-    sizes = [(8, 8), size]
-    assert module.rows_that_fit(batch, sizes, classes, devices, 32) == rows
+    sizes = {(32, 32), (-(-size[0] // 32) * 32, -(-size[1] // 32) * 32)}
+    assert module.rows_that_fit(batch, sizes, classes, devices) == rows
 
 
 @pytest.mark.parametrize("mode", ["whole", "views"])

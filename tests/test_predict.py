@@ -187,7 +187,7 @@ def test_any_mix_of_sizes_compiles_few_programs(run, tmp_path, capsys):
         Image.fromarray(painted(label)).save(tmp_path / f"{i}.png")
     for programs, most in ((16, 6), (3, 3), (1, 1)):
         run.shapes.clear()
-        arguments = ["--programs", str(programs), "--write", "label"]
+        arguments = [f"--config.eval.programs={programs}", "--write", "label"]
         out = tmp_path / f"out{programs}"
         inputs = ["--input", str(tmp_path / "*.png")]
         assert predicted(*inputs, *arguments, output=out) == 0
@@ -196,7 +196,7 @@ def test_any_mix_of_sizes_compiles_few_programs(run, tmp_path, capsys):
             np.testing.assert_array_equal(label_at(out / f"{i}.png"), label)
     said = capsys.readouterr().out
     assert "6 image sizes are padded to multiples of 512 px" in " ".join(said.split())
-    assert predict.padding(sizes, 32, 3) == 128
+    assert predict.views.padding(sizes, 32, 3) == 128
     # By windows there is one program, whatever the sizes.
     run.shapes.clear()
     slide = ["--config.eval.mode=slide", "--config.eval.batch_size=2"]

@@ -210,6 +210,29 @@ def test_the_network_is_compiled_for_few_shapes(fit, recipe, shapes):
     assert len(traced) == len(set(traced)) == shapes
 
 
+@pytest.mark.parametrize("fit", ["pad", "resize"])
+def test_windows_see_the_same_however_far_arrays_are_padded(fit):
+    made = views.Views(
+        SimpleNamespace(apply=convolutional),  # type: ignore
+        MESH,
+        mean=MEAN,
+        std=STD,
+        image_size=(24, 32),
+        fit=fit,
+        recipe=views.Recipe(
+            "slide", (16, 16), scales=(1.0, 1.5), bucket=8, batch_size=8
+        ),
+    )
+    image = picture(27, 45)
+    found = [
+        np.asarray(made.on_devices({"mix": MIX}, [image], shape))[0, :27, :45]
+        for shape in ((32, 48), (64, 128))
+    ]
+    np.testing.assert_allclose(found[0], found[1], atol=5e-7)  # exp rounds otherwise
+    labels = [made.label({"mix": MIX}, image, multiple) for multiple in (None, 64)]
+    np.testing.assert_array_equal(labels[0][0], labels[1][0])
+
+
 def test_several_images_at_once_over_the_devices():
     made = views.Views(
         SimpleNamespace(apply=pixelwise),  # type: ignore
@@ -271,15 +294,18 @@ def test_the_config_says_how():
     )
 
 
-def test_many_padded_sizes_are_told_with_the_way_out():
+def test_many_padded_sizes_become_few_and_are_told():
     config = configs.default()
     config.data.fit = "pad"
     sizes = [(32 * i + 7, 50) for i in range(30)] + [(7, 50)] * 3
     (line,) = views.advice(config, sizes)
     # 7 to 935 px: 30 multiples of 32, 15 of 64.
-    assert line.startswith("the 30 sizes of images compile 30 networks")
-    assert "eval.bucket=64 makes 15 of them" in line and "eval.mode=slide" in line
-    assert views.advice(config, sizes[:16]) == []
+    assert line.startswith("30 image sizes are padded to multiples of 64 px")
+    assert "eval.programs=16 " in line and "eval.mode=slide" in line
+    assert views.padded_to(config, sizes) == 64
+    assert views.padded_to(config, sizes[:16]) == 32 and not views.advice(
+        config, sizes[:16]
+    )
     for key, value in (("eval.mode", "slide"), ("data.fit", "resize")):
         other = configs.default()
         other.data.fit = "pad"
