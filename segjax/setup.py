@@ -144,13 +144,15 @@ def make_model(
     )
 
 
-def make_loss(config: Config, spec: LabelSpec | ClassSpec) -> Any:
-    """The config's loss.
+def make_loss(
+    config: Config, spec: LabelSpec | ClassSpec, platform: str | None = None
+) -> Any:
+    """The config's loss, for a platform.
 
     Raises:
       ValueError: an unknown name, or not one class weight per class.
     """
-    return TASKS[config.task].loss(config, spec)  # type: ignore[arg-type]
+    return TASKS[config.task].loss(config, spec, platform)  # type: ignore[arg-type]
 
 
 def make_tx(
@@ -308,14 +310,13 @@ def assemble(
         raise ValueError(
             "config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment"
         )
+    platform = sharding.platform(mesh)
     model = make_model(
-        config,
-        spec.num_classes,
-        pre.channels,
-        sharding.platform(mesh),
+        *(config, spec.num_classes, pre.channels, platform),
         spatial=mesh.shape["spatial"],
     )
-    return Parts(config, spec, pre, mesh, model, make_loss(config, spec))
+    loss = make_loss(config, spec, platform)
+    return Parts(config, spec, pre, mesh, model, loss)
 
 
 def save_description(workdir: Path, parts: Parts) -> None:

@@ -90,8 +90,8 @@ class Segmentation:
         )
 
     @staticmethod
-    def loss(config: Config, spec: LabelSpec) -> Any:
-        """The config's loss, of label maps.
+    def loss(config: Config, spec: LabelSpec, platform: str | None) -> Any:
+        """The config's loss, of label maps, for a platform.
 
         Raises:
           ValueError: there is one class alone, of which the softmax is 1 whatever the
@@ -106,10 +106,11 @@ class Segmentation:
         names = config.loss.name
         known = (OPTIONS.get(name.strip(), ()) for name in names.split("+"))
         options = {key: config.loss[key] for of_one in known for key in of_one}
-        weights = class_weights(config, spec)
+        of_classes = class_weights(config, spec)
         if "class_weights" in options:
-            options["class_weights"] = weights
-        return build_loss(names, tuple(config.loss.weights), **options)
+            options["class_weights"] = of_classes
+        weights = tuple(config.loss.weights)
+        return build_loss(names, weights, platform=platform, **options)
 
     @staticmethod
     def crop(config: Config) -> dict[str, Any]:
@@ -171,7 +172,7 @@ class Classification:
         return models.build_classifier(config.model.encoder, num_classes, **options)
 
     @staticmethod
-    def loss(config: Config, spec: ClassSpec) -> ImageLoss:
+    def loss(config: Config, spec: ClassSpec, platform: str | None) -> ImageLoss:
         """Cross-entropy, with the config's class weights and smoothing."""
         return ImageLoss(class_weights(config, spec), config.loss.label_smoothing)
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy import ndimage
 
-from segjax.losses import LOSSES, OPTIONS, build_loss
+from segjax.losses import LOSSES, OPTIONS, build_loss, lovasz_softmax
 from tests.requirements import require_parity
 
 SHAPE, CLASSES = (3, 5, 6), 4
@@ -209,7 +209,10 @@ class Compiled:
 
 
 SETTINGS = {"default": {}, "other": OTHER_OPTIONS}
-COMPILED = {which: Compiled(**options) for which, options in SETTINGS.items()}
+COMPILED = {
+    "default": Compiled(platform="cpu"),
+    "other": Compiled(**OTHER_OPTIONS),  # the plain formulations
+}
 
 
 def oracles(logits, labels, which):
@@ -321,6 +324,26 @@ def test_class_weights_of_zero():
     value, slope = step(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
     assert float(value) == 0
     assert not np.asarray(slope).any()
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_lovasz_slopes_go_back_by_a_sort_or_a_scatter_alike(per_image):
+    """The same bits, in the gradient as well, with ties and ignored pixels."""
+    logits, labels = batch(3, 2.0, CLASSES, 0.2)
+    logits, labels = (
+        jnp.asarray(np.round(logits), jnp.float32),
+        jnp.asarray(labels, int),
+    )
+    found = [
+        jax.value_and_grad(
+            lambda x, p=platform: (
+                lovasz_softmax(x, labels, p, lovasz_per_image=per_image).total
+            )
+        )(logits)
+        for platform in (None, "cpu")
+    ]
+    assert float(abs(found[0][1]).max()) > 0
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 def test_lovasz_of_hard_predictions_is_the_jaccard_loss():

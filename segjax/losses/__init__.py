@@ -149,13 +149,18 @@ class Loss:
 
 
 def build_loss(
-    names: str, weights: Sequence[float] | None = None, **options: Any
+    names: str,
+    weights: Sequence[float] | None = None,
+    *,
+    platform: str | None = None,
+    **options: Any,
 ) -> Loss:
     """The loss called ``names``, such as "cross_entropy" or "cross_entropy+dice".
 
     Args:
       names: names from :data:`LOSSES`, joined by "+".
       weights: one factor per name; None or empty for ones.
+      platform: for which formulations are chosen (:mod:`segjax.ops.table`).
       **options: see the module; options of losses that are not named have no effect.
 
     Raises:
@@ -182,10 +187,19 @@ def build_loss(
         {k: v for k, v in options.items() if k in OPTIONS[name]} for name in chosen
     )
     functions = tuple(
-        partial(LOSSES[name], **of_one)
+        _function(LOSSES[name], platform, of_one)
         for name, of_one in zip(chosen, used, strict=True)
     )
     return Loss(chosen, weights, functions, used)
+
+
+def _function(
+    loss: Callable[..., Pair], platform: str | None, options: dict[str, Any]
+) -> Callable[..., Pair]:
+    """A loss with its options, and with the platform if it asks for one."""
+    if "platform" in inspect.signature(loss).parameters:
+        options = options | {"platform": platform}
+    return partial(loss, **options)
 
 
 _RANGES = {

@@ -16,6 +16,7 @@ from jax import lax
 
 from segjax.batch import IGNORE
 from segjax.losses.pair import Pair, labelled_images, ratio, valid_pixels
+from segjax.ops import table
 from segjax.ops.cross_entropy import is_class, reduce_dtype
 
 _PIXELS = (0, 1, 2)
@@ -83,7 +84,11 @@ def _mean_over_classes(loss, true, labels):
 
 
 def lovasz_softmax(
-    logits: jax.Array, labels: jax.Array, *, lovasz_per_image: bool = False
+    logits: jax.Array,
+    labels: jax.Array,
+    platform: str | None = None,
+    *,
+    lovasz_per_image: bool = False,
 ) -> Pair:
     """Lovasz-softmax: the convex extension of the mean Jaccard loss.
 
@@ -95,6 +100,7 @@ def lovasz_softmax(
     Args:
       logits: float[B, H, W, K].
       labels: int[B, H, W].
+      platform: for which the formulation is chosen (:mod:`segjax.ops.table`).
       lovasz_per_image: average over images in place of one Jaccard for the batch.
     """
     batch, num_classes = labels.shape[0], logits.shape[-1]
@@ -105,7 +111,8 @@ def lovasz_softmax(
     hit = is_class(labels, num_classes).reshape(groups, -1, num_classes).swapaxes(1, 2)
     valid = (labels != IGNORE).reshape(groups, 1, -1)
     error = jnp.where(valid, jnp.where(hit, 1 - probability, probability), 0)
-    slope = _jaccard_slope(lax.stop_gradient(jnp.where(valid, error, -1)), hit)
+    ordered = lax.stop_gradient(jnp.where(valid, error, -1))
+    slope = _jaccard_slope(ordered, hit, platform)
     true = jnp.sum(hit, axis=-1, dtype=jnp.int32)
     present = true > 0
     loss = jnp.where(present, jnp.sum(error * slope, axis=-1), 0)
@@ -116,14 +123,15 @@ def lovasz_softmax(
     return Pair(value[0] * count.astype(value.dtype), count)
 
 
-def _jaccard_slope(error: jax.Array, hit: jax.Array) -> jax.Array:
+def _jaccard_slope(error: jax.Array, hit: jax.Array, platform: str | None) -> jax.Array:
     """float[..., N]: what the Jaccard loss gains as each pixel, worst first, is lost.
 
     The loss is linear in the errors with these slopes while their order holds, so they
     are its exact gradient, and the sort itself needs none. With I true pixels still
     right and U the union after pixel i, losing a true pixel adds 1 / U and a false one
-    I / (U (U - 1)): no differences of nearly equal numbers. A second sort takes the
-    slopes back to the pixels' places (a scatter is slow on TPUs).
+    I / (U (U - 1)): no differences of nearly equal numbers. The slopes go back to the
+    pixels' places by a second sort (a scatter is slow on TPUs) or a scatter: the same
+    values.
     """
     integer = jnp.int32 if error.dtype.itemsize == 4 else jnp.int64
     # Floats >= 0 sort as their bit patterns do, several times faster on CPUs. The
@@ -140,4 +148,11 @@ def _jaccard_slope(error: jax.Array, hit: jax.Array) -> jax.Array:
     union = jnp.maximum(pixels + place + 1 - lost, 1).astype(error.dtype)
     false_slope = right / (union * jnp.maximum(union - 1, 1))
     slope = jnp.where(true > 0, 1 / union, false_slope)
-    return lax.sort((packed, slope), dimension=-1, num_keys=1, is_stable=False)[1]
+    if table.unsort(platform) == "sort":
+        return lax.sort((packed, slope), dimension=-1, num_keys=1, is_stable=False)[1]
+    return jnp.put_along_axis(
+        *(jnp.zeros_like(slope), packed // 2, slope),
+        axis=-1,
+        inplace=False,
+        mode="promise_in_bounds",
+    )

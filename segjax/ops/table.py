@@ -177,6 +177,14 @@ def sample(platform: str | None) -> str:
     return "gather" if platform == "cpu" else "plain"
 
 
+def unsort(platform: str | None) -> str:
+    """How values of sorted elements go back to their places: "sort" or "scatter".
+
+    A second sort costs Lovasz-softmax as much as its first, on CPUs; a scatter little.
+    """
+    return "scatter" if platform == "cpu" else "sort"
+
+
 def window(
     platform: str | None, channels: int, size: tuple[int, int], target: tuple[int, int]
 ) -> tuple[int, int]:
