@@ -15,6 +15,8 @@ for flag in xla_flags(8).split():
         flags = f"{flags} {flag}"
 os.environ["XLA_FLAGS"] = flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "PYTEST_XDIST_WORKER" in os.environ:  # PyTorch's threads; else each worker has all
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Compiled programs are shared by the workers of one run of the tests, not longer: the
 # first process, which starts the others, makes the folder and takes it away.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

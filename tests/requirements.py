@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+# For a jit that computes long enough: compiled as users have it (see xla_flags).
+OPTIMIZED = {"xla_backend_optimization_level": 1}
 PEERS = "torch torchvision segmentation_models_pytorch timm transformers".split()
 
 

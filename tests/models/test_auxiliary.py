@@ -9,6 +9,7 @@ from segjax import models
 from segjax.models import build
 from segjax.ops.scores import Scores, finish
 from tests.models.families import SMALL
+from tests.models.tracing import undrawn
 
 KEY = jax.random.key(0, impl="rbg")  # compiles faster
 # Those that any encoder serves.
@@ -41,7 +42,8 @@ def run(model, train):
 def test_every_decoder_takes_one(decoder):
     model = small(decoder)
     x = jax.ShapeDtypeStruct((2, 97, 131, 3), jnp.float32)
-    made = jax.eval_shape(lambda x: model.init(KEY, x, train=False), x)
+    with undrawn():
+        made = jax.eval_shape(lambda x: model.init(KEY, x, train=False), x)
     variables = {k: made[k] for k in ("params", "batch_stats")}
     head = variables["params"]["auxiliary"]
     # A quarter of layer3's 32 channels; then the classes.

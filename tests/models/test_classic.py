@@ -10,14 +10,15 @@ from segjax.models.decoders import segnet_basic
 from segjax.models.decoders.fcn import bilinear
 from segjax.models.encoders.googlenet import STAGES
 from segjax.models.layers import Features
+from tests.models.tracing import traced
+from tests.requirements import OPTIMIZED
 
 KEY = jax.random.key(0, impl="rbg")  # compiles faster
 POOLING = ["segnet_basic", *(n for n in names()["encoders"] if n.startswith("vgg"))]
 
 
 def shapes(model, size=(64, 64)):
-    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    return jax.eval_shape(model.init, KEY, image)
+    return traced(model, (1, *size, 3))[1]
 
 
 def count(tree):
@@ -26,7 +27,8 @@ def count(tree):
 
 def initial(model, size=(64, 64)):
     """{path: value} of the parameters, with a batch norm's left out."""
-    variables = jax.jit(model.init)(KEY, jnp.zeros((1, *size, 3)))
+    init = jax.jit(model.init, compiler_options=OPTIMIZED)
+    variables = init(KEY, jnp.zeros((1, *size, 3)))
     return {
         "/".join(key.key for key in path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"])
@@ -56,9 +58,7 @@ def test_published_numbers_of_parameters():
 @pytest.mark.parametrize("encoder", POOLING)
 def test_segnet_goes_with_every_encoder_that_pools(encoder):
     model = build(encoder, "segnet", 4)
-    image = jax.ShapeDtypeStruct((2, 97, 131, 3), jnp.float32)
-    logits, _ = jax.eval_shape(model.init_with_output, KEY, image)
-    assert logits.shape == (2, 97, 131, 4)
+    assert traced(model, (2, 97, 131, 3))[0].shape == (2, 97, 131, 4)
 
 
 @pytest.mark.parametrize("decoder", ["segnet", "segnet_basic"])

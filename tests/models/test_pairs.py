@@ -6,7 +6,6 @@ encoders whose features are alike share the decoder's trace.
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +15,10 @@ from segjax import models
 from segjax.models import build, build_classifier
 from segjax.models.layers import Features
 from tests.models.families import PARAMETERS, map_size
+from tests.models.tracing import Stub, traced
 
 NAMES = models.names()
 SIZE, CLASSES = (97, 131), 5
-KEY = jax.random.key(0)
 
 # smp.Unet(name, classes=11), counted in segmentation_models_pytorch 0.6.0.
 UNET_PARAMETERS = {
@@ -65,27 +64,15 @@ def possible(encoder, decoder):
     return needs is None or needs in provides
 
 
-class Stub(nn.Module):
-    """In an encoder's place: features of its shapes, whatever the image."""
-
-    features: Features
-    strides: tuple[int, ...]
-    auxiliary_map: int = -2
-
-    def __call__(self, image, *, train):
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.features)
-
-
-def traced(module, size):
-    """Shapes of (result, variables) of an initialisation in training."""
-    image = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-    return jax.eval_shape(lambda x: module.init_with_output(KEY, x, train=True), image)
+def at(module, size):
+    """The module's trace on two images."""
+    return traced(module, (2, *size, 3))
 
 
 @functools.cache
 def whole(encoder):
     """(features, variables) of the classifier's encoder at SIZE."""
-    return traced(build_classifier(encoder, 1000).encoder, SIZE)
+    return at(build_classifier(encoder, 1000).encoder, SIZE)
 
 
 def count(tree):
@@ -103,7 +90,7 @@ def features_at(encoder, size, output_stride):
     if size == SIZE and output_stride is None:
         return whole(encoder)[0]
     if hasattr(model.encoder, "provides"):
-        return traced(model.encoder, size)[0]
+        return at(model.encoder, size)[0]
     maps = []
     for stride, found in zip(
         model.encoder.strides, features_at(encoder, SIZE, None).maps, strict=True
@@ -129,7 +116,7 @@ def logits_of(encoder, decoder):
     key = str((decoder, features, model.encoder.strides))
     if key not in DECODERS:
         stub = Stub(features, tuple(model.encoder.strides))
-        logits, variables = traced(model.clone(encoder=stub), SIZE)
+        logits, variables = at(model.clone(encoder=stub), SIZE)
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} <= {jnp.dtype("f")}
         assert set(variables.get("params", {})) <= {"decoder", "head"}
         DECODERS[key] = logits
@@ -142,12 +129,12 @@ def sizes_and_parameters(encoder):
     for stride, found in zip(model.encoder.strides, features.maps, strict=True):
         assert found.shape[:3] == (2, *map_size(encoder, *SIZE, stride))
     stub = Stub(features, tuple(model.encoder.strides))
-    logits, rest = traced(model.clone(encoder=stub), SIZE)
+    logits, rest = at(model.clone(encoder=stub), SIZE)
     assert logits.shape == (2, 1000) and logits.dtype == jnp.float32
     own = count(variables["params"])
     assert own + count(rest["params"]) == PARAMETERS[encoder]
     if encoder in UNET_PARAMETERS:
-        _, rest = traced(build(encoder, "unet", 11).clone(encoder=stub), SIZE)
+        _, rest = at(build(encoder, "unet", 11).clone(encoder=stub), SIZE)
         assert own + count(rest["params"]) == UNET_PARAMETERS[encoder]
 
 
@@ -176,7 +163,7 @@ def test_stubs_are_what_they_stand_for():
         ("mit_b0", "segformer"),
     ):
         model = build(encoder, decoder, CLASSES)
-        logits, variables = traced(model, SIZE)
+        logits, variables = at(model, SIZE)
         found, own = logits_of(encoder, decoder), dict(variables["params"])
         assert (found.shape, found.dtype) == (logits.shape, logits.dtype)
         stride = max(model.encoder.strides)
@@ -185,10 +172,10 @@ def test_stubs_are_what_they_stand_for():
             size = tuple(-(-n // stride) * stride for n in SIZE)
         dilation = getattr(model.encoder, "output_stride", 32)
         features = features_at(encoder, size, None if dilation == 32 else dilation)
-        assert str(features) == str(traced(model.encoder, size)[0])
+        assert str(features) == str(at(model.encoder, size)[0])
         stub = Stub(features, tuple(model.encoder.strides))
         del own["encoder"]
-        assert str(traced(model.clone(encoder=stub), SIZE)[1]["params"]) == str(own)
+        assert str(at(model.clone(encoder=stub), SIZE)[1]["params"]) == str(own)
 
 
 def test_there_are_as_many_pairs_as_promised():

@@ -9,6 +9,8 @@ from segjax.models import build, decoders
 from segjax.models.decoders.aspp import ASPP
 from segjax.models.decoders.manet import PositionAttention
 from segjax.models.layers import Features, Layers
+from tests.models.tracing import undrawn
+from tests.requirements import OPTIMIZED
 from tests.test_benchmarks import sample
 
 # smp.<Decoder>("resnet18" | "resnet50", classes=11), counted in SMP 0.6.0.
@@ -48,9 +50,10 @@ def make(name, strides=STRIDES, **fields):
 
 def traced(decoder, features, size=(64, 96)):
     """Shapes of the map and of the parameters."""
-    found, variables = jax.eval_shape(
-        lambda f: decoder.init_with_output(KEY, f, size, train=False), features
-    )
+    with undrawn():
+        found, variables = jax.eval_shape(
+            lambda f: decoder.init_with_output(KEY, f, size, train=False), features
+        )
     return found.shape, variables["params"]
 
 
@@ -65,7 +68,8 @@ def drawn(trace):
             values = np.full(leaf.shape, path[-1].key in ("scale", "var"))
         return values.astype(leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(trace))
+    with undrawn():
+        return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(trace))
 
 
 def shapes(tree):
@@ -81,7 +85,8 @@ def test_parameters_are_as_many_as_smps(decoder):
         ("resnet18", "resnet50"), PARAMETERS[decoder], strict=True
     ):
         model = build(encoder, decoder, 11, like="smp")
-        variables = jax.eval_shape(model.init, KEY, jnp.zeros((1, 64, 64, 3)))
+        with undrawn():
+            variables = jax.eval_shape(model.init, KEY, jnp.zeros((1, 64, 64, 3)))
         leaves = jax.tree.leaves(variables["params"])
         assert sum(int(np.prod(leaf.shape)) for leaf in leaves) == wanted
 
@@ -353,7 +358,10 @@ def test_initial_weights_have_the_references_spread(turn):
     channels = 64 if decoder in ("linknet", "pspnet") else 16  # else all is small
     features = pyramid(strides, (32, 32), channels)
     module = make(decoder, strides, **fields)
-    init = jax.jit(lambda f: module.init(KEY, f, (32, 32), train=False)["params"])
+    init = jax.jit(
+        lambda f: module.init(KEY, f, (32, 32), train=False)["params"],
+        compiler_options=OPTIMIZED,
+    )
     checked = 0
     for keys, kernel in jax.tree_util.tree_leaves_with_path(init(features)):
         path = "/".join(key.key for key in keys)

@@ -17,6 +17,7 @@ import numpy as np
 
 from segjax.models import build, build_classifier
 from segjax.weights import load_torch, to_torch
+from tests.requirements import OPTIMIZED
 
 LIMIT = 1e-4
 # Names of what is neither weight nor bias: tokens and position tables are drawn like
@@ -262,7 +263,7 @@ class Case:
             )
             return logits, grown["intermediates"]["encoder"]["__call__"][0].maps
 
-        both = jax.jit(both)
+        both = jax.jit(both, compiler_options=OPTIMIZED)
         found, maps = both(variables, x)
         row: dict[str, Any] = {"logits": relative_error(found, wanted)}
         _assert_argmax(np.asarray(found), wanted, row["logits"])
@@ -366,7 +367,8 @@ class Case:
             scale = to_nchw(weight) if weight.ndim == 4 else _tensor(weight)
             (y * scale).sum().backward()
             gradient = jax.jit(
-                jax.grad(lambda x, v: jnp.sum(model.apply(v, x) * weight))
+                jax.grad(lambda x, v: jnp.sum(model.apply(v, x) * weight)),
+                compiler_options=OPTIMIZED,
             )(x, variables)
         assert tensor.grad is not None
         assert relative_error(gradient, to_nhwc(tensor.grad)) <= 1e-7

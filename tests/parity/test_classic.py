@@ -8,7 +8,7 @@ import pytest
 from segjax.models import build_classifier
 from segjax.weights import load_torch, to_torch
 from tests.parity.reference import Case, image, randomize, relative_error, to_nchw
-from tests.requirements import require_parity
+from tests.requirements import OPTIMIZED, require_parity
 
 pytestmark = pytest.mark.parity
 VGG = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
@@ -164,7 +164,7 @@ def test_googlenets_training_is_torchvisions_in_float64(gradients):
         arguments = variables["params"], variables["batch_stats"], x
         if gradients:
             loss = jax.grad(loss, has_aux=True)
-        result, (found, stats) = jax.jit(loss)(*arguments)
+        result, (found, stats) = jax.jit(loss, compiler_options=OPTIMIZED)(*arguments)
     for ours, theirs in zip(found, wanted, strict=True):
         assert relative_error(ours, theirs.detach().numpy()) <= 1e-9
     own = {k: v for k, v in reference.state_dict().items() if "running" in k}
