@@ -131,7 +131,7 @@ def test_the_record_of_pairs_has_all_and_recomputes():
     rows = record.read(pairs.RECORD)["rows"]
     cases = pairs.cases()
     assert set(rows) == set(cases)
-    for key in sample([key for key, row in rows.items() if row["seconds"] < 10]):
+    for key in sample([key for key, row in rows.items() if row["seconds"] < 10], 1):
         found = cases[key]()
         for name in ("parameters", "without_gradient", "without_gradient_in_training"):
             assert found[name] == rows[key][name], key

@@ -6,23 +6,22 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from segjax import card, checkpoint, setup, sharding, views
 from segjax import config as configs
 from segjax.batch import IGNORE, LabelSpec, default_palette
 from segjax.evaluate import evaluate, evaluate_split, score_split
 from segjax.main import main
-from segjax.ops.scores import Rule, Scores, finish
 from segjax.preprocessing import preprocessing
 from segjax.tasks import Segmentation
 from tests.requirements import xla_flags
+from tests.tiny import tiny
 
 LABELS = "--config.data.image_size=(40, 48)"  # of the data; the network sees (32, 32)
 MODES = {
@@ -30,33 +29,6 @@ MODES = {
     "views": ["--config.eval.scales=(0.5, 1.0)", "--config.eval.flip=True"],
     "slide": ["--config.eval.mode=slide", "--config.eval.window=16"],
 }
-
-
-class Tiny(nn.Module):
-    """Two convolutions, down by 2 and up again: compiled in no time."""
-
-    classes: int
-
-    @nn.compact
-    def scores(self, image, train=False):
-        x = nn.tanh(nn.Conv(8, (3, 3), (2, 2), kernel_init=SCATTERED)(image))
-        x = nn.Conv(self.classes, (3, 3), kernel_init=SCATTERED)(x)
-        return Scores(x, Rule(image.shape[1:3], image.shape[1:3]))
-
-    def __call__(self, image, train=False):
-        return finish(self.scores(image, train))
-
-
-SCATTERED = nn.initializers.normal(0.4)
-
-
-@contextmanager
-def tiny():
-    """Runs have the tiny network, whatever their config says."""
-    with pytest.MonkeyPatch.context() as patch:
-        make = lambda config, classes, *_, **__: Tiny(classes)  # noqa: E731
-        patch.setattr(setup, "make_model", make)
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ QUICK_PAIRS = (
     ("resnet18", "fcn16s"),
     ("resnet18", "fcn8s"),
     ("resnet18", "pspnet"),
-    ("mobilenet_v2", "lraspp"),
+    ("vgg11", "lraspp"),
 )
 
 

@@ -18,6 +18,7 @@ from segjax.evaluate import evaluate
 from segjax.main import main
 from segjax.processes import PEER_LOST
 from tests.requirements import xla_flags
+from tests.tiny import tiny
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "resnet_unet.py"
@@ -53,6 +54,7 @@ class Processes:
         *more: str,
         devices: int = 1,
         command: str = "train",
+        module: str = "segjax.main",
     ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -66,7 +68,7 @@ class Processes:
         }
         if command == "train":
             more = (*SMALL.strip().splitlines(), f"steps={steps}", *more)
-        words = [sys.executable, "-m", "segjax.main", command, "--workdir", workdir]
+        words = [sys.executable, "-m", module, command, "--workdir", workdir]
         words += ["--config", CONFIG] if command == "train" else []
         words += [f"--config.{override}" for override in more]
         self.running = []
@@ -149,12 +151,14 @@ def checkpoint_arrays(workdir: Path) -> dict[str, np.ndarray]:
 SELDOM = ("checkpoint.every=10", "eval.every=11")
 
 
-def endless(workdir: Path, count: int) -> Processes:
+def endless(workdir: Path, count: int, **options) -> Processes:
     """Processes that have saved step 10 of a run without end."""
-    run = Processes(workdir, count, 10**6, *SELDOM)
+    run = Processes(workdir, count, 10**6, *SELDOM, **options)
     end = time.monotonic() + 180
     while not (workdir / "checkpoints" / "10").is_dir():
-        assert time.monotonic() < end, run.wait(1)
+        late = time.monotonic() > end
+        ended = [process.poll() for process in run.running] != [None] * count
+        assert not (late or ended), run.wait(1)
         time.sleep(0.2)
     return run
 
@@ -180,20 +184,22 @@ def test_one_of_four_dies_two_go_on_and_the_run_is_that_of_one(tmp_path):
     last batch of 3.
     """
     workdir, straight = tmp_path / "elastic", tmp_path / "straight"
-    for said in kill_one(endless(workdir, 4), 3):
+    fast = {"module": "tests.tiny"}
+    for said in kill_one(endless(workdir, 4, **fast), 3):
         assert "the run goes on from its last checkpoint" in said
     last = int(checkpoint.find_step(workdir, "latest").name) + 2
-    Processes(workdir, 2, last, *SELDOM).succeed()
-    Processes(straight, 1, last, *SELDOM).succeed()
+    Processes(workdir, 2, last, *SELDOM, **fast).succeed()
+    Processes(straight, 1, last, *SELDOM, **fast).succeed()
     assert_same_runs(workdir, straight)
     # 11 images over 2 processes, in each of which lies a half of every one of them.
     axes = ("mesh.data=1", "mesh.spatial=4")
-    Processes(straight, 2, 0, *axes, devices=2, command="evaluate").succeed()
+    evaluation = {"devices": 2, "command": "evaluate", **fast}
+    Processes(straight, 2, 0, *axes, **evaluation).succeed()
     result = json.loads((straight / "result.json").read_text())
     several = json.loads((straight / "eval_val.json").read_text())
     for key in ("iou_per_class", "pixels", "miou"):
         assert several[key] == result[key], key
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), tiny():
         alone = evaluate(straight, ["--config.eval.batch_size=16"])
     for key in ("confusion", "images", "boundary_iou", "objects_by_size", "examples"):
         assert several[key] == alone[key], key

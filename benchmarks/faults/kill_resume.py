@@ -60,11 +60,17 @@ PATIENCE = 600  # seconds
 class Watched:
     """A workdir, its trace, and the command that is started in it again and again."""
 
-    def __init__(self, folder: Path, options: Sequence[str], cache: Path):
+    def __init__(
+        self,
+        folder: Path,
+        options: Sequence[str],
+        cache: Path,
+        module: str = "benchmarks.faults.observed",
+    ):
         self.workdir, self.trace = folder / "run", folder / "trace"
         self.output = folder / "output"
         folder.mkdir(parents=True)
-        self.command = [sys.executable, "-m", "benchmarks.faults.observed", "train"]
+        self.command = [sys.executable, "-m", module, "train"]
         self.command += ["--config", str(CONFIG), "--workdir", str(self.workdir)]
         self.command += [f"--config.{option}" for option in options]
         # A folder of compiled programs that was given already stays (cache.py).
@@ -208,10 +214,12 @@ def measure(
     cache: Path | None = None,
     warm: bool = True,
     moments: Iterator[float | str | None] | None = None,
+    module: str = "benchmarks.faults.observed",
 ) -> dict[str, Any]:
     """Kill runs by the signal ``name``; the row of the record.
 
     ``moments`` are :meth:`Watched.start`'s; by default uniform in the wall time.
+    ``module`` is what runs segjax under observation.
 
     Raises:
       RuntimeError: a run failed, or ended in another way than the one left alone.
@@ -226,9 +234,9 @@ def measure(
         cache = cache or root / "cache"
         cache.mkdir(mode=0o700, exist_ok=True)
         if warm:  # compiles, for all
-            first = Watched(root / "warm", options, cache)
+            first = Watched(root / "warm", options, cache, module)
             check(first.start(None, number)[0] == 0, first, "failed")
-        alone = Watched(root / "alone", options, cache)
+        alone = Watched(root / "alone", options, cache, module)
         code, whole = alone.start(None, number)
         check(code == 0, alone, f"exit code {code}")
         expected, order = outcome(alone.workdir), fed(alone.lines())
@@ -236,7 +244,7 @@ def measure(
         runs = 0
         while len(log) < kills:
             runs += 1
-            run = Watched(root / f"run{runs}", options, cache)
+            run = Watched(root / f"run{runs}", options, cache, module)
             while True:
                 moment = next(moments)
                 code, seconds = run.start(moment, number)

@@ -9,6 +9,7 @@ import pytest
 
 from segjax import models
 from segjax.models import build
+from segjax.models.segmenter import Segmenter
 from tests.models.families import PARAMETERS, SMALL
 from tests.models.tracing import Stub, traced
 from tests.requirements import OPTIMIZED
@@ -45,9 +46,14 @@ def features_of(dtype, output_stride):
 
 
 def alone(encoder, decoder, **options):
-    """Small; of ResNet-18, which the pair with the U-Net has whole, the features."""
+    """What only this pair has of the network; the small ResNet-18's U-Net is whole.
+
+    Of its other decoders the encoder's features, of other U-Nets the encoder.
+    """
     model = small(encoder, decoder, **options)
-    if decoder == "unet" or encoder != "resnet18":
+    if encoder != "resnet18":
+        return model.encoder if decoder == "unet" else model
+    if decoder == "unet":
         return model
     dtype = options.get("dtype", jnp.float32)
     features = features_of(dtype, model.encoder.output_stride)
@@ -90,17 +96,22 @@ def test_every_decoder_takes_dilated_maps(encoder, decoder, stride):
 @pytest.mark.parametrize("encoder, decoder", SMALL_PAIRS)
 def test_half_precision_computes_in_bfloat16_and_keeps_float32(encoder, decoder):
     model = alone(encoder, decoder, dtype=jnp.bfloat16)
-    logits, variables = traced(model, (1, 64, 64, 3))
+    found, variables = traced(model, (1, 64, 64, 3))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
-    assert logits.dtype == jnp.float32
+    whole = isinstance(model, Segmenter)
+    assert {m.dtype for m in jax.tree.leaves(found)} == {
+        np.dtype("float32" if whole else "bfloat16")
+    }
+    options = {"method": "scores"} if whole else {"train": False}
     text = str(
-        jax.make_jaxpr(lambda v, x: model.apply(v, x, method="scores"))(
+        jax.make_jaxpr(lambda v, x: model.apply(v, x, **options))(
             variables, jnp.zeros((1, 64, 64, 3))
         )
     )
     products = [line for line in text.splitlines() if "_general" in line]
     half = [line for line in products if ":bf16" in line.split("=")[0]]
-    assert len(half) >= (1 if isinstance(model.encoder, Stub) else 5)
+    stub = whole and isinstance(model.encoder, Stub)
+    assert len(half) >= (1 if stub else 4)
     # Attention's scores and the taps of resizing are products too, in float32.
     assert all("= dot_general" in line for line in products if line not in half)
 
