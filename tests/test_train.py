@@ -29,6 +29,7 @@ from segjax.main import main
 from segjax.metrics import summarize
 from segjax.preprocessing import preprocessing
 from segjax.warm import warm_start
+from tests.tiny import tiny
 
 QUICK = Path(__file__).parents[1] / "configs" / "resnet_unet.py"
 SMALL = """
@@ -46,6 +47,16 @@ logs.pictures=2
 optim.ema_decay=0.9
 augment.scale=(0.8,1.25)
 """
+
+
+REAL = setup.make_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def network():
+    """What is tested lies around the network."""
+    with tiny():
+        yield
 
 
 def small(*more: str):
@@ -566,7 +577,10 @@ def test_a_warm_start_takes_the_other_runs_parameters(finished):
         np.testing.assert_array_equal(a, b)
 
 
-def test_inflate_fits_pretrained_weights_to_other_channels(finished, tmp_path):
+def test_inflate_fits_pretrained_weights_to_other_channels(
+    finished, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(setup, "make_model", REAL)
     path = tmp_path / "weights.safetensors"
     rgb = models.build("resnet18", "fcn32s", 2)
     fresh = jax.jit(rgb.init)(jax.random.key(1), np.zeros((1, 32, 40, 3), np.float32))
