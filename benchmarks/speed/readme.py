@@ -1,4 +1,4 @@
-"""README's tables of speed, from the records of training, inference, plans and input.
+"""README's tables of speed, from the records of everything in this folder.
 
 python -m benchmarks.speed.readme
 """
@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import record
-from benchmarks.speed import contest, inference, input, plans, training
+from benchmarks.speed import (
+    contest,
+    inference,
+    input,
+    plans,
+    slices,
+    spatial,
+    startup,
+    training,
+)
 
 PAGE = record.ROOT / "README.md"
 NAME = "speed"
@@ -44,6 +53,41 @@ def planned(content: Mapping[str, Any]) -> str:
     return f"{record.table(header, rows)}\n\n{record.where(content)}"
 
 
+def over_chips(content: Mapping[str, Any]) -> str:
+    """What the compiler says of one step on slices of 8 chips and more, a chip."""
+    rows, found = [], content["rows"]
+    for key in ("v5e:2x4", "v5e:16x16"):
+        row = found[key]
+        exchanged = ", ".join(
+            f"{kind}, {each['bytes'] / 1e6:.0f} MB"
+            for kind, each in sorted(row["collectives"].items())
+        )
+        cycles = f"{row['estimated_cycles'] / 1e6:.2f} M"
+        rows.append((key, row["chips"], row["images_per_chip"], cycles, exchanged))
+    header = (
+        *("resnet18 fcn32s 128, bfloat16, on", "chips", "images per chip"),
+        *("cycles of a chip", "exchanged"),
+    )
+    return f"{record.table(header, rows)}\n\n{record.where(content)}"
+
+
+def divided(content: Mapping[str, Any]) -> str:
+    """One image over eight devices, beside one."""
+    rows = []
+    for key, row in content["rows"].items():
+        memory = (
+            f"1/{found['one'] / found['each']:.2f}"
+            for found in (row["temporary_bytes"], row["all_bytes"])
+        )
+        error = row["largest_difference"] / row["largest_logit"]
+        rows.append((key, *memory, f"{error:.0e}"))
+    header = (
+        *("one image over 8 devices", "maps per device, of one's"),
+        *("with image, logits and parameters", "logits differ by"),
+    )
+    return f"{record.table(header, rows)}\n\n{record.where(content)}"
+
+
 def fed(content: Mapping[str, Any]) -> str:
     """The input pipeline beside a DataLoader."""
     rows = []
@@ -71,7 +115,10 @@ def text() -> str:
             rivals("training", record.read(training.RECORD)),
             rivals("inference", record.read(inference.RECORD)),
             planned(record.read(plans.RECORD)),
+            over_chips(record.read(slices.RECORD)),
+            divided(record.read(spatial.RECORD)),
             fed(record.read(input.RECORD)),
+            startup.render(record.read(startup.RECORD)),
         ]
     )
 

@@ -1,6 +1,6 @@
 """From a process's start to the end of its first training step: cold, then again.
 
-    python -m benchmarks.speed.startup [--rounds 3]
+    python -m benchmarks.speed.startup [--rounds 7]
 
 Each round starts the same command twice with a cache folder of its own: the first start
 compiles, the second finds the compiled programs. The end of step 1 is when its line
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,29 +81,35 @@ def measure(arguments: Sequence[str], rounds: int) -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is missing; returns the exit code."""
-    parser = record.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    record.add_flags(parser)
-    args = parser.parse_args(arguments)
-    cases = {
-        key: lambda case=case: measure(case, args.rounds) for key, case in CASES.items()
-    }
-    chosen = record.chosen(cases, args.only)
-    failed = record.run(RECORD, chosen, COMMAND, args.again, args.minutes)
-    header = ("start, to the end of step 1", "first s", "second s", "first : second")
+def render(content: Mapping[str, Any]) -> str:
+    """The record's table and where it was measured."""
+    header = (
+        *("start, to the end of step 1", "first s", "second s", "first : second"),
+        "rounds",
+    )
     lines = [
         (
             key,
             f"{statistics.median(row['first_seconds']):.1f}",
             f"{statistics.median(row['second_seconds']):.1f}",
-            "{} ({}-{})".format(row["ratio"], *row["ratio_range"]),
+            "{:.2f} ({:.2f}-{:.2f})".format(row["ratio"], *row["ratio_range"]),
+            len(row["first_seconds"]),
         )
-        for key, row in record.read(RECORD)["rows"].items()
+        for key, row in content["rows"].items()
     ]
-    print(record.table(header, lines))
-    return 1 if failed else 0
+    return f"{record.table(header, lines)}\n\n{record.where(content)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing; returns the exit code."""
+    parser = record.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    record.add_flags(parser)
+    args = parser.parse_args(arguments)
+    cases = {
+        key: lambda case=case: measure(case, args.rounds) for key, case in CASES.items()
+    }
+    return record.carry_out(RECORD, cases, COMMAND, args, render)
 
 
 if __name__ == "__main__":
