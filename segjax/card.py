@@ -19,7 +19,7 @@ from segjax import checkpoint, logs
 from segjax.batch import ClassSpec, LabelSpec, Source
 from segjax.config import Config, nearest
 from segjax.tasks import TASKS
-from segjax.views import Recipe, Size, padding
+from segjax.views import Recipe, Size, padded_sizes
 from segjax.writing import write_text
 
 ORIGIN = "origin.json"
@@ -168,7 +168,8 @@ def _inference(
         fields |= {"window", "overlap", "margin"}
     found = {key: getattr(recipe, key) for key in sorted(fields)}
     if recipe.mode == "whole" and fit == "pad":
-        found["padded_to"] = padding(sizes, recipe.bucket, config.eval.programs)
+        known = padded_sizes(sizes, recipe.bucket, config.eval.programs)
+        found["padded_to"] = [f"{height}x{width}" for height, width in known]
     return found
 
 

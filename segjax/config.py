@@ -175,8 +175,8 @@ def default() -> Config:
     config.eval = _options(
         every=_any(),  # steps or epochs, as the run's length; None: at the end only
         batch_size=config_dict.placeholder(int),  # None: data.batch_size
-        bucket=32,  # px: padded sizes are multiples of it, so few are compiled;
-        programs=16,  # of a coarser multiple where there would be more than so many
+        bucket=32,  # px: padded sizes are multiples of it, so few are compiled,
+        programs=16,  # and the nearest of them are joined until there are so few
         # Of evaluate and predict; training scores whole images, once.
         mode="whole",  # how the network sees an image: whole | slide (by windows)
         window=_any(),  # px, int or (H, W), multiples of bucket; None: data.image_size

@@ -158,7 +158,7 @@ def check(
         jobs = [(split, load) for load in loads(source, _sample(source))]
         facts += examine_all(jobs, meaning, config.data.threads)
     told = views.without_effect(config) if config.task == "segmentation" else []
-    told += views.advice(config, sizes) + views.shrunk(config, sizes)
+    told += views.advice(config, sizes, training=True) + views.shrunk(config, sizes)
     if meaning is None:
         return told
     findings = _relevant(config, merge(dataset.own_faults(facts, meaning, channels)))

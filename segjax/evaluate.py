@@ -18,7 +18,7 @@ from segjax.classify import evaluate_images
 from segjax.data import evaluation
 from segjax.metrics import Confusion, Tally, calibration_rows
 from segjax.tasks import Segmentation
-from segjax.views import Size, rounded_up
+from segjax.views import Size
 from segjax.writing import write_text
 
 LOGITS = 2**30
@@ -126,19 +126,20 @@ def _batches_of_wholes(
     parts: setup.Parts, source: Source, sizes: Sequence[Size], batch_size: int
 ) -> Iterator[tuple[evaluation.EvalGroup, Batch]]:
     """The share of this process in the batches of images seen whole."""
-    multiple = views.padded_to(parts.config, sizes)
+    known = views.padded_to(parts.config, sizes)
     batch_size = rows_that_fit(
         batch_size,
-        {rounded_up(size, multiple) for size in sizes},
+        known,
         parts.spec.num_classes,
         sharding.batch_parts(parts.mesh),
     )
     schedule = evaluation.eval_schedule(
         sizes,
         batch_size=batch_size,
-        bucket=multiple,
+        bucket=parts.config.eval.bucket,
         buffer=parts.pre.image_size if parts.pre.fit == "resize" else None,
         fit=parts.pre.fit,
+        known=known,
     )
     share = sharding.batch_share(parts.mesh)
     return evaluation.eval_batches(
@@ -190,19 +191,23 @@ def _viewed(
     """
     seen = views.views_of(parts)
     recipe = seen.recipe
-    multiple = views.padded_to(parts.config, sizes)
+    known = views.padded_to(parts.config, sizes)
     batch_size = 1
     if recipe.mode == "whole":
         larger = max(1.0, *recipe.scales)
-        padded = {rounded_up(size, multiple) for size in sizes}
         batch_size = rows_that_fit(
             recipe.batch_size,
-            [(round(larger * h), round(larger * w)) for h, w in padded],
+            [(round(larger * h), round(larger * w)) for h, w in known],
             parts.spec.num_classes,
             sharding.batch_parts(parts.mesh),
         )
     schedule = evaluation.eval_schedule(
-        sizes, batch_size=batch_size, bucket=multiple, buffer=None, fit="pad"
+        sizes,
+        batch_size=batch_size,
+        bucket=recipe.bucket,
+        buffer=None,
+        fit="pad",
+        known=known,
     )
 
     def count(probabilities, label):

@@ -29,6 +29,7 @@ from segjax.data import files, inputs, video
 from segjax.data.inputs import Entry
 from segjax.outputs import raise_failed, save, write_json
 from segjax.stream import Results, stream
+from segjax.views import Size
 
 PICTURES = ("label", "overlay", "contours", "boxes")
 """What can be written for an image: ``<name>.png``, ``<name>_overlay.png``, ..."""
@@ -223,12 +224,12 @@ def _open(
     return inputs.file_entries(items, parts.pre.channels, every), sizes, total
 
 
-def _padding(
+def _padded(
     parts: setup.Parts,
     sizes: Iterable[Callable[[], tuple[int, int]]],
     threads: int,
     console: Any,
-) -> int:
+) -> tuple[Size, ...]:
     """:func:`views.padded_to` of images of ``sizes``; says what is not as usual."""
 
     def ask(size: Callable) -> tuple[int, int] | None:
@@ -238,7 +239,7 @@ def _padding(
             return None
 
     with ThreadPoolExecutor(threads) as pool:
-        known = {size for size in pool.map(ask, sizes) if size is not None}
+        known = [size for size in pool.map(ask, sizes) if size is not None]
     for line in views.without_effect(parts.config) + views.advice(parts.config, known):
         console.print(line, highlight=False, markup=False)
     return views.padded_to(parts.config, known)
@@ -299,13 +300,13 @@ def predict(
         writer = localize.HeatWriter(partial(save, output), spec, pictures)
         results = localize.Classes(console)
     else:
-        multiple = _padding(parts, sizes, threads, console)
+        known = _padded(parts, sizes, threads, console)
         seen = views.views_of(parts)
-        network = partial(seen.label, variables, multiple=multiple)
+        network = partial(seen.label, variables, known=known)
         spec = cast(LabelSpec, parts.spec)
         writer = Writer(output, spec, options, pictures)
         results = Detections(spec)
-        about |= writer.about | {"padded_to": multiple}
+        about |= writer.about
     start = time.perf_counter()
     try:
         with Progress(console=console, transient=True) as bar:

@@ -315,8 +315,7 @@ def assemble(
         *(config, spec.num_classes, pre.channels, platform),
         spatial=mesh.shape["spatial"],
     )
-    loss = make_loss(config, spec, platform)
-    return Parts(config, spec, pre, mesh, model, loss)
+    return Parts(config, spec, pre, mesh, model, make_loss(config, spec, platform))
 
 
 def save_description(workdir: Path, parts: Parts) -> None:

@@ -8,7 +8,8 @@ their probabilities.
 The network is compiled for few shapes, whatever the images' sizes: once where it
 sees windows, once per scale with ``fit="resize"``, and with ``fit="pad"`` once per
 scale and padded size; the arrays around it once per scale and padded size. Of padded
-sizes there are as many as a caller lets there be (:func:`padded_to`).
+sizes there are as many as a caller lets there be (:func:`padded_to`); of images whose
+sizes are not known before, multiples of ``bucket``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,10 +26,9 @@ from segjax import setup, sharding, windows
 from segjax.augment import prepare_eval
 from segjax.config import Config
 from segjax.data import pipeline
+from segjax.data.padding import Size, padded, padded_sizes, rounded_up
 from segjax.ops.sampling import resize_logits
 from segjax.preprocessing import pair
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -151,19 +151,19 @@ class Views:
         return np.asarray(jax.device_get(found))[0, : own[0], : own[1]]
 
     def label(
-        self, variables: Any, image: np.ndarray, multiple: int | None = None
+        self, variables: Any, image: np.ndarray, known: Sequence[Size] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """uint8[h, w], float32[h, w]: each pixel's likeliest class, its probability.
 
         Of an image as in a call; only these leave the device, not K values for each
-        pixel. ``multiple``: the padded size is one of so many pixels (None: of the
-        bucket's).
+        pixel. ``known``: padded sizes, of which the least that holds the image is
+        taken; else it is rounded up to multiples of the bucket.
 
         Raises:
           ValueError: the device's memory does not hold the image.
         """
         height, width = image.shape[:2]
-        shape = rounded_up((height, width), multiple or self.recipe.bucket)
+        shape = padded((height, width), known, self.recipe.bucket)
         try:
             found = self.on_devices(variables, [image], shape)
             label, confidence = jax.device_get(self._reduce(found))
@@ -171,7 +171,7 @@ class Views:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             told = f"{height}x{width} px do not fit the device's memory"
-            if self.fit == "pad":
+            if self.fit == "pad" and self.recipe.mode == "whole":
                 told += "; add --config.eval.mode=slide, which labels by windows"
             raise ValueError(told) from error
         return label[0, :height, :width], confidence[0, :height, :width]
@@ -306,43 +306,37 @@ def _mirror(logits: jax.Array, size: jax.Array, flip: jax.Array) -> jax.Array:
     return jnp.take_along_axis(logits, place[:, None, :, None], axis=2)
 
 
-def rounded_up(size: Size, step: int) -> Size:
-    """A size in multiples of ``step``."""
-    return -(-size[0] // step) * step, -(-size[1] // step) * step
+def padded_to(config: Config, sizes: Iterable[Size]) -> tuple[Size, ...]:
+    """The padded sizes (h, w) of images of ``sizes``: as many as ``eval.programs``.
 
-
-def padding(sizes: Iterable[Size], bucket: int, programs: int) -> int:
-    """Pixels of which padded sizes are multiples: the bucket, doubled as it takes.
-
-    With it images of ``sizes`` have at most so many padded sizes, each of which is
-    compiled.
+    A function of the config and of all the sizes.
     """
-    sizes = set(sizes)
-    while len({rounded_up(size, bucket) for size in sizes}) > programs:
-        bucket *= 2
-    return bucket
+    return padded_sizes(sizes, config.eval.bucket, config.eval.programs)
 
 
-def padded_to(config: Config, sizes: Iterable[Size]) -> int:
-    """Pixels of which the padded sizes of images of ``sizes`` (h, w) are multiples.
+def advice(config: Config, sizes: Sequence[Size], training: bool = False) -> list[str]:
+    """A line, where images of ``sizes`` are padded more than to whole buckets.
 
-    A function of the config and of all the sizes: :func:`padding`.
+    ``training``: in its evaluations, which see images whole whatever the mode.
     """
-    return padding(sizes, config.eval.bucket, config.eval.programs)
-
-
-def advice(config: Config, sizes: Iterable[Size]) -> list[str]:
-    """A line, where the network sees images of ``sizes`` padded more than usual."""
-    options, known = config.eval, set(sizes)
-    multiple = padded_to(config, known)
-    seen = config.data.fit == "pad" and options.mode == "whole"
-    if not seen or multiple == options.bucket:
+    bucket, known = config.eval.bucket, padded_to(config, sizes)
+    usual = {rounded_up(size, bucket) for size in sizes}
+    if config.data.fit != "pad" or len(usual) <= len(known):
         return []
-    return [
-        f"{len(known)} image sizes are padded to multiples of {multiple} px, so that "
-        f"at most config.eval.programs={options.programs} are compiled; "
-        "--config.eval.mode=slide compiles one, for windows"
+    pixels = [
+        sum(h * w for h, w in found)
+        for found in (
+            [padded(size, known, bucket) for size in sizes],
+            [rounded_up(size, bucket) for size in sizes],
+        )
     ]
+    told = (
+        f"{len(usual)} padded sizes of images are joined to {len(known)} "
+        f"(config.eval.programs), which adds {pixels[0] / pixels[1] - 1:.0%} pixels"
+    )
+    if training or config.eval.mode == "slide":
+        return [told]
+    return [f"{told}; --config.eval.mode=slide compiles one network, for windows"]
 
 
 def shrunk(config: Config, sizes: Sequence[Size]) -> list[str]:

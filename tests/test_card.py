@@ -120,6 +120,21 @@ def test_windows_knobs_are_parts_where_there_are_windows(knob):
     assert ids["slide"][0] != ids["slide"][1]
 
 
+def test_padded_sizes_are_parts_where_images_are_seen_whole():
+    def inference(mode="whole", fit="pad", programs=1):
+        config = inputs()["config"].copy_and_resolve_references()
+        config.eval.programs = programs
+        changes = {"sizes": [(20, 30), (360, 480)], "config": config}
+        seen = inputs()["preprocessing"] | {"fit": fit}
+        changes |= {"preprocessing": seen, "recipe": Recipe(mode=mode)}
+        return card.protocol(**inputs(**changes))["inference"]
+
+    assert inference()["padded_to"] == ["384x480"]
+    assert inference(programs=2)["padded_to"] == ["32x32", "384x480"]
+    for other in (inference("slide"), inference(fit="resize")):
+        assert "padded_to" not in other
+
+
 def test_what_does_not_matter_does_not_change_the_id():
     same = card.protocol(**inputs())["id"]
     for change in (

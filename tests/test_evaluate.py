@@ -18,10 +18,12 @@ from segjax import config as configs
 from segjax.batch import IGNORE, LabelSpec, default_palette
 from segjax.evaluate import evaluate, evaluate_split, score_split
 from segjax.main import main
+from segjax.metrics import Confusion, confusion_matrix
+from segjax.ops.scores import Scores
 from segjax.preprocessing import preprocessing
 from segjax.tasks import Segmentation
 from tests.requirements import xla_flags
-from tests.tiny import tiny
+from tests.tiny import Tiny, tiny
 
 LABELS = "--config.data.image_size=(40, 48)"  # of the data; the network sees (32, 32)
 MODES = {
@@ -299,11 +301,48 @@ def test_any_mix_of_sizes_compiles_a_bounded_number(workdir, mode, monkeypatch):
     if mode == "whole":
         programs = {made: 3}
     elif mode == "views":  # two scales
-        programs = {made.network: 6, made._finish: 6, made._add: 6}
+        programs = {made.network: 6, made._finish: 6}
     else:
         programs = {made.network: 1, made._finish: 3, made._blend: 3}
     for program, most in programs.items():
         assert 1 <= program._cache_size() <= most
+
+
+class Pooling(Tiny):
+    """Sees the mean of all it gets, padding included."""
+
+    def scores(self, image, train=False):
+        found = super().scores(image, train)
+        mean = found.array.mean((1, 2), keepdims=True)
+        return Scores(found.array - 3 * mean, found.rule)
+
+
+def test_all_commands_see_an_image_padded_alike(workdir, monkeypatch):
+    """As many padded sizes as there may be: training, evaluate, report and predict."""
+    few = ["--config.eval.bucket=4", "--config.eval.programs=3"]
+    parts = setup.load_parts(workdir, [LABELS, *few], jax.devices()[:1])
+    parts = replace(parts, pre=replace(parts.pre, fit="pad"))
+    parts.config.data.fit = "pad"
+    parts = replace(parts, model=Pooling(parts.spec.num_classes))
+    variables, _ = setup.restore_variables(parts, workdir, "latest")
+    source = Mixed(setup.open_split(parts.config, "val"))
+    known = views.padded_to(parts.config, source.sizes)
+    assert len(known) == 3
+    _, trained = evaluate_split(
+        parts, parts.eval_step(), variables, source, sizes=source.sizes, show=range(11)
+    )
+    tally = score_split(parts, variables, source, sizes=source.sizes)
+    seen, other = views.views_of(parts), 0
+    total = Confusion(parts.spec.num_classes)
+    for index in range(11):
+        example = source[index]
+        # What report and predict call.
+        label, _ = seen.label(variables, example["image"], known)
+        np.testing.assert_array_equal(label, trained[index])
+        total.add(confusion_matrix(label, example["label"], parts.spec.num_classes))
+        other += (seen.label(variables, example["image"])[0] != label).sum()
+    assert other > 0, "the padding is seen"
+    np.testing.assert_array_equal(tally.sums["confusion"], total.matrix)
 
 
 def test_labels_of_mixed_sizes_compile_the_network_once(workdir):

@@ -331,7 +331,7 @@ def test_a_config_cut_short_is_one_line(finished, tmp_path, capsys):
 
 @pytest.fixture
 def disk(tmp_path, full_disk):
-    """(a folder, a context with so many bytes left in it).
+    """(a folder, a context with so many bytes left in it, too few for a checkpoint).
 
     A file system of its own where one can be mounted, which then is really full; else
     a limit to every file's size. One of the two is always tested.
@@ -353,7 +353,8 @@ def disk(tmp_path, full_disk):
         yield
         filler.unlink()
 
-    yield folder, filled if mounted else full_disk
+    # Of a checkpoint's 164 kB, or of its largest file's 13 kB.
+    yield folder, (filled if mounted else full_disk), 2**16 if mounted else 2**12
     if mounted:
         subprocess.run(["umount", str(folder)], check=True)
 
@@ -361,11 +362,11 @@ def disk(tmp_path, full_disk):
 # Orbax's writers that answer late find its event loop closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_is_one_line_and_costs_no_checkpoint(finished, disk, capsys):
-    folder, left = disk
+    folder, left, room = disk
     workdir = folder / "run"
     shutil.copytree(finished[0], workdir)
     shutil.rmtree(workdir / "checkpoints" / "4")
-    for size, file in ((0, "lock|labels|config"), (2**17, "checkpoint 4")):
+    for size, file in ((0, "lock|labels|config"), (room, "checkpoint 4")):
         with left(size):
             assert main(arguments(workdir)) == 2
         error = capsys.readouterr().err

@@ -229,7 +229,7 @@ def test_windows_see_the_same_however_far_arrays_are_padded(fit):
         for shape in ((32, 48), (64, 128))
     ]
     np.testing.assert_allclose(found[0], found[1], atol=5e-7)  # exp rounds otherwise
-    labels = [made.label({"mix": MIX}, image, multiple) for multiple in (None, 64)]
+    labels = [made.label({"mix": MIX}, image, known) for known in ((), [(64, 128)])]
     np.testing.assert_array_equal(labels[0][0], labels[1][0])
 
 
@@ -297,17 +297,16 @@ def test_the_config_says_how():
 def test_many_padded_sizes_become_few_and_are_told():
     config = configs.default()
     config.data.fit = "pad"
-    sizes = [(32 * i + 7, 50) for i in range(30)] + [(7, 50)] * 3
+    config.eval.programs = 2
+    # To 32x32, 64x32 (three images) and 160x32: the first two become one.
+    sizes = [(7, 30), (40, 32), (40, 32), (64, 5), (150, 9)]
+    assert views.padded_to(config, sizes) == ((64, 32), (160, 32))
     (line,) = views.advice(config, sizes)
-    # 7 to 935 px: 30 multiples of 32, 15 of 64.
-    assert line.startswith("30 image sizes are padded to multiples of 64 px")
-    assert "eval.programs=16 " in line and "eval.mode=slide" in line
-    assert views.padded_to(config, sizes) == 64
-    assert views.padded_to(config, sizes[:16]) == 32 and not views.advice(
-        config, sizes[:16]
-    )
-    for key, value in (("eval.mode", "slide"), ("data.fit", "resize")):
-        other = configs.default()
-        other.data.fit = "pad"
-        configs.override(other, [f"--config.{key}={value}"])
-        assert views.advice(other, sizes) == []
+    # 8 buckets of 1,024 pixels and 9 pixels in all: 12 + 1.
+    assert line.startswith("3 padded sizes of images are joined to 2 (config.eval.")
+    assert "adds 8% pixels" in line and "eval.mode=slide" in line
+    (line,) = views.advice(config, sizes, training=True)
+    assert "adds 8% pixels" in line and "slide" not in line
+    assert views.advice(config, sizes[:4]) == []
+    config.data.fit = "resize"
+    assert views.advice(config, sizes) == []

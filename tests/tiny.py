@@ -6,6 +6,7 @@ benchmarks.faults.observed does.
 
 import os
 import sys
+import time
 from contextlib import contextmanager
 from unittest import mock
 
@@ -51,13 +52,28 @@ def tiny():
         yield
 
 
+def slowly(method):
+    """A method that begins with a pause."""
+
+    def paused(*args):
+        time.sleep(0.2)
+        return method(*args)
+
+    return paused
+
+
 def main() -> int:
     """The command line, with the tiny network."""
     from benchmarks.faults import observed
     from segjax import main as segjax
+    from segjax import train
 
     with tiny():
         if "SEGJAX_TRACE" in os.environ:
+            # Long enough to be hit by a signal.
+            for name in ("evaluate", "save"):
+                method = getattr(train.Run, name)
+                setattr(train.Run, name, slowly(method))
             return observed.main()
         return segjax.main()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segjax.batch import IGNORE, Batch, Source
+from segjax.data.padding import padded
 from segjax.data.pipeline import (
     check_not_empty,
     check_type,
@@ -36,10 +37,6 @@ class EvalGroup:
     label_shape: Shape
 
 
-def _up(size: Shape, bucket: int) -> Shape:
-    return -(-size[0] // bucket) * bucket, -(-size[1] // bucket) * bucket
-
-
 def eval_schedule(
     sizes: Sequence[Shape],
     *,
@@ -47,11 +44,13 @@ def eval_schedule(
     bucket: int,
     buffer: Shape | None,
     fit: str,
+    known: Sequence[Shape] = (),
 ) -> list[EvalGroup]:
     """Split examples of the given label sizes into batches of equal padded shapes.
 
-    A pure function, so that all processes agree. Shapes are rounded up to multiples of
-    ``bucket``, which bounds how often the evaluation step compiles. ``fit="pad"``
+    A pure function, so that all processes agree. Shapes are the least of ``known``
+    that holds them, or multiples of ``bucket`` (:func:`segjax.data.padding.padded`),
+    which bounds how often the evaluation step compiles. ``fit="pad"``
     keeps an image's size (shrunk into ``buffer`` as in training, unless that is
     None); ``fit="resize"`` brings it to the buffer. Labels keep their size always.
 
@@ -66,8 +65,8 @@ def eval_schedule(
     for index, (h, w) in enumerate(sizes):
         own = (int(h), int(w))
         size = fit_size(own, buffer or own, fit)
-        image_shape = size if fit == "resize" else _up(size, bucket)
-        key = (image_shape, _up(own, bucket))
+        image_shape = size if fit == "resize" else padded(size, known, bucket)
+        key = (image_shape, padded(own, known, bucket))
         shapes.setdefault(key, []).append((index, size))
     groups = []
     for (image_shape, label_shape), members in shapes.items():

@@ -42,7 +42,7 @@ class Network:
     variables: Any
     views: views.Views | None
     account: Any
-    multiple: int | None = None  # of px: padded sizes (views.padded_to)
+    known: tuple[views.Size, ...] = ()  # padded sizes (views.padded_to)
 
     @classmethod
     def load(
@@ -60,7 +60,7 @@ class Network:
     def add(self, image: np.ndarray, truth: Truth) -> None:
         """Predict an image [h, w, C] as config.eval says, and count."""
         seen = cast(views.Views, self.views)
-        self.account.add(truth, *seen.label(self.variables, image, self.multiple))
+        self.account.add(truth, *seen.label(self.variables, image, self.known))
 
     def subject(self, name: str) -> Subject:
         """What the page says of it."""
@@ -238,7 +238,7 @@ def report(
         for line in lines:
             console.print(line, highlight=False, markup=False)
         for network in networks:
-            network.multiple = views.padded_to(network.parts.config, sizes)
+            network.known = views.padded_to(network.parts.config, sizes)
     with Progress(console=console, transient=True) as bar:
         text, subjects = _page(networks, source, about, bar)
     path = output or workdir / f"report_{split}.html"

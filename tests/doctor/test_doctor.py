@@ -549,7 +549,8 @@ def test_the_fast_form_tells_of_many_sizes():
     config = configs.load(str(ROOT / "configs" / "resnet_unet.py"))
     config.data.fit = "pad"
     (line,) = check(config, {}, [(32 * i, 32) for i in range(1, 20)])
-    assert line.startswith("19 image sizes are padded to multiples of 64 px")
+    assert line.startswith("19 padded sizes of images are joined to 16")
+    assert "slide" not in line  # trainings score wholes
     config.data.fit, config.eval.mode = "resize", "slide"
     (line,) = check(config, {}, [(32, 32)])
     assert line.startswith("config.eval.mode='slide' changes nothing")

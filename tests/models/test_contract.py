@@ -69,7 +69,12 @@ def tree_of(variables):
 
 @pytest.mark.parametrize("encoder, decoder", SMALL_PAIRS)
 def test_any_size_and_number_of_channels(encoder, decoder):
-    logits, _ = traced(small(encoder, decoder, in_channels=5), (2, 97, 131, 5))
+    model = small(encoder, decoder, in_channels=5)
+    image = jax.ShapeDtypeStruct((2, 97, 131, 5), jnp.float32)
+    # With what draws the parameters, which the other traces leave out.
+    logits, _ = jax.eval_shape(
+        lambda x: model.init_with_output(KEY, x, train=True), image
+    )
     assert logits.shape == (2, 97, 131, 5) and logits.dtype == jnp.float32
 
 
@@ -116,6 +121,11 @@ def test_half_precision_computes_in_bfloat16_and_keeps_float32(encoder, decoder)
     assert all("= dot_general" in line for line in products if line not in half)
 
 
+def bare(encoder, decoder):
+    """Whether convolutions before a norm have no bias where there is a norm."""
+    return decoder != "pan" and encoder.startswith(("resnet", "resnext", "wide"))
+
+
 @pytest.mark.parametrize("encoder, decoder", SMALL_PAIRS)
 def test_remat_and_platform_never_change_the_tree(encoder, decoder):
     batch = None
@@ -135,7 +145,7 @@ def test_remat_and_platform_never_change_the_tree(encoder, decoder):
         added = len(named(plain, "bias") & named(plain, "kernel"))
         added -= len(named(batch, "bias") & named(batch, "kernel"))
         assert added <= len(gone)
-        assert added > 0 or norm != "none" or (encoder, decoder) != ("resnet18", "unet")
+        assert added > 0 or norm != "none" or not (normed and bare(encoder, decoder))
 
 
 @pytest.mark.parametrize("remat", [False, True])
