@@ -23,6 +23,7 @@ from segjax.data import pipeline
 from segjax.report import album, classification, frame, guesses, page
 from segjax.report.account import Account, Truth, pack
 from segjax.report.sections import Subject, read_lines
+from segjax.views import Size
 from segjax.writing import write_text
 
 __all__ = ["report"]
@@ -42,7 +43,7 @@ class Network:
     variables: Any
     views: views.Views | None
     account: Any
-    known: tuple[views.Size, ...] = ()  # padded sizes (views.padded_to)
+    known: tuple[Size, ...] = ()  # padded sizes (views.padded_to)
 
     @classmethod
     def load(
