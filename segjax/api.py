@@ -250,7 +250,8 @@ def load(
 ) -> SegmentationRun | ClassificationRun:
     """The run of a workdir, ready to label or to classify images.
 
-    Compiled programs are kept, in memory per rounded image size and on disk.
+    Compiled programs are kept, in memory per rounded image size and on disk. An image
+    is padded to whole buckets: ``eval.programs`` is for the sizes of a whole split.
 
     Args:
       workdir: the folder that ``segjax train`` or ``segjax import`` wrote.
