@@ -245,7 +245,8 @@ class Views:
     def _slide(self, variables, view: np.ndarray, buffer: Size) -> jax.Array:
         """Logits f[D, H, W, K], still to be summed over the devices.
 
-        [H, W] holds ``buffer``, the layout's canvas and, in between, zeros.
+        [H, W] is ``buffer``, or a window where that is larger; zeros lie beyond the
+        view.
         """
         recipe = self.recipe
         size = (view.shape[0], view.shape[1])
@@ -258,7 +259,7 @@ class Views:
         )
         height, width = recipe.window
         canvas = (max(buffer[0], plan.canvas[0]), max(buffer[1], plan.canvas[1]))
-        (padded,), _ = pipeline.stack([view], plan.canvas, 0)
+        (image,), _ = pipeline.stack([view], plan.canvas, 0)
         total, step = None, recipe.batch_size
         for start in range(0, len(plan.corners), step):
             corners, rows, columns = (
@@ -268,7 +269,7 @@ class Views:
             )
             pieces = np.stack(
                 [
-                    padded[top : top + height, left : left + width]
+                    image[top : top + height, left : left + width]
                     for top, left in corners
                 ]
             )
@@ -320,19 +321,15 @@ def advice(config: Config, sizes: Sequence[Size], training: bool = False) -> lis
     ``training``: in its evaluations, which see images whole whatever the mode.
     """
     bucket, known = config.eval.bucket, padded_to(config, sizes)
-    usual = {rounded_up(size, bucket) for size in sizes}
-    if config.data.fit != "pad" or len(usual) <= len(known):
+    usual = [rounded_up(size, bucket) for size in sizes]
+    count = len(set(usual))
+    if config.data.fit != "pad" or count <= len(known):
         return []
-    pixels = [
-        sum(h * w for h, w in found)
-        for found in (
-            [padded(size, known, bucket) for size in sizes],
-            [rounded_up(size, bucket) for size in sizes],
-        )
-    ]
+    joined = [padded(size, known, bucket) for size in sizes]
+    more, less = (sum(h * w for h, w in found) for found in (joined, usual))
     told = (
-        f"{len(usual)} padded sizes of images are joined to {len(known)} "
-        f"(config.eval.programs), which adds {pixels[0] / pixels[1] - 1:.0%} pixels"
+        f"{count} padded sizes of images are joined to {len(known)} "
+        f"(config.eval.programs), which adds {more / less - 1:.0%} pixels"
     )
     if training or config.eval.mode == "slide":
         return [told]

@@ -50,6 +50,18 @@ def strided(variables, image, train):
     return convolve(pooled, SECOND).repeat(4, 1).repeat(4, 2)
 
 
+def seen_by(apply, fit="pad", image_size=(24, 32), mesh=MESH, **recipe):
+    return views.Views(
+        SimpleNamespace(apply=apply),  # type: ignore
+        mesh,
+        mean=MEAN,
+        std=STD,
+        image_size=image_size,
+        fit=fit,
+        recipe=views.Recipe(**recipe),
+    )
+
+
 def make(apply, fit="pad", image_size=(24, 32), mesh=ONE, **recipe):
     traced = []
 
@@ -59,15 +71,7 @@ def make(apply, fit="pad", image_size=(24, 32), mesh=ONE, **recipe):
         return apply(variables, image, train)
 
     recipe = {"bucket": 8, "window": (24, 32), "batch_size": 8} | recipe
-    made = views.Views(
-        SimpleNamespace(apply=noting),  # type: ignore
-        mesh,
-        mean=MEAN,
-        std=STD,
-        image_size=image_size,
-        fit=fit,
-        recipe=views.Recipe(**recipe),
-    )
+    made = seen_by(noting, fit, image_size, mesh, **recipe)
     return lambda image: made({"mix": MIX}, image), traced
 
 
@@ -212,17 +216,8 @@ def test_the_network_is_compiled_for_few_shapes(fit, recipe, shapes):
 
 @pytest.mark.parametrize("fit", ["pad", "resize"])
 def test_windows_see_the_same_however_far_arrays_are_padded(fit):
-    made = views.Views(
-        SimpleNamespace(apply=convolutional),  # type: ignore
-        MESH,
-        mean=MEAN,
-        std=STD,
-        image_size=(24, 32),
-        fit=fit,
-        recipe=views.Recipe(
-            "slide", (16, 16), scales=(1.0, 1.5), bucket=8, batch_size=8
-        ),
-    )
+    recipe = {"mode": "slide", "window": (16, 16), "scales": (1.0, 1.5)}
+    made = seen_by(convolutional, fit, **recipe, bucket=8, batch_size=8)
     image = picture(27, 45)
     found = [
         np.asarray(made.on_devices({"mix": MIX}, [image], shape))[0, :27, :45]
@@ -234,15 +229,7 @@ def test_windows_see_the_same_however_far_arrays_are_padded(fit):
 
 
 def test_several_images_at_once_over_the_devices():
-    made = views.Views(
-        SimpleNamespace(apply=pixelwise),  # type: ignore
-        MESH,
-        mean=MEAN,
-        std=STD,
-        image_size=(24, 32),
-        fit="pad",
-        recipe=views.Recipe(bucket=8),
-    )
+    made = seen_by(pixelwise, bucket=8)
     images = [picture(9 + i % 8, 16 - i % 5, i) for i in range(8)]
     got = made.on_devices({"mix": MIX}, images, (16, 16))
     assert got.shape == (8, 16, 16, 4)

@@ -1,5 +1,6 @@
 """To which sizes images are padded, so that few programs are compiled."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -22,7 +23,11 @@ def padded_sizes(sizes: Iterable[Size], bucket: int, programs: int) -> tuple[Siz
     Multiples of ``bucket``, as they come if there are so few; else the two sizes become
     one that together add the fewest pixels to all images, again and again. Ascending.
     """
-    given = list(sizes)
+    return _joined(tuple(sizes), bucket, programs)
+
+
+@functools.lru_cache(maxsize=16)  # of a split: asked for by the card, the schedule, ...
+def _joined(given: tuple[Size, ...], bucket: int, programs: int) -> tuple[Size, ...]:
     counts = Counter(rounded_up(size, bucket) for size in given)
     while len(counts) > max(SEARCHED, programs):
         bucket *= 2
