@@ -21,19 +21,17 @@ Step = Callable[[], float]
 """Run once, wait for the result, return a number that shows what was computed."""
 
 
-def segjax_training(network: Network, weights: str) -> Step:
-    """The train step of segjax.step, without augmentation."""
+def segjax_step(network: Network, variables: Any, model: Any) -> tuple[Any, Any, Any]:
+    """The train step of segjax.step, without augmentation; its state and its batch."""
     import jax
     import optax
 
-    from benchmarks.speed.networks import variables_of
     from segjax import sharding
     from segjax.augment import Augment
     from segjax.losses import build_loss
     from segjax.step import TrainState, make_train_step
 
-    model, tx = network.segjax(), optax.sgd(LEARNING_RATE, MOMENTUM)
-    variables, mesh = variables_of(model, weights), sharding.make_mesh()
+    tx, mesh = optax.sgd(LEARNING_RATE, MOMENTUM), sharding.make_mesh()
     params = variables["params"]
     state = TrainState(
         step=jax.numpy.zeros((), jax.numpy.int32),
@@ -53,12 +51,23 @@ def segjax_training(network: Network, weights: str) -> Step:
         seed=0,
     )
     example = network.example()
-    del variables, params
-    held = [jax.device_put(state, shardings)]
+    state = jax.device_put(state, shardings)
+    return step, state, lambda: sharding.to_devices(example, mesh)
+
+
+def segjax_training(network: Network, weights: str) -> Step:
+    """:func:`segjax_step` from the common weights."""
+    import jax
+
+    from benchmarks.speed.networks import variables_of
+
+    model = network.segjax()
+    step, state, batch = segjax_step(network, variables_of(model, weights), model)
+    held = [state]
     del state
 
     def run() -> float:
-        held[0], metrics = step(held[0], sharding.to_devices(example, mesh))
+        held[0], metrics = step(held[0], batch())
         jax.block_until_ready(held[0])
         return float(metrics["loss"])
 

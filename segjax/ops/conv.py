@@ -71,6 +71,8 @@ def conv2d(
         return depthwise(strides, padding, dilation, x, kernel)
     if chosen == "dot":
         return _dot(x, kernel, strides)
+    if chosen == "blocks":
+        return _blocks(x, kernel)
     if chosen == "patches":
         return _patches(x, kernel, strides, padding, dilation)
     if chosen in filter_gradient.FORMULATIONS:
@@ -96,7 +98,9 @@ def _shared(x, kernel, strides, padding, dilation):
     """One group on a CPU: in pieces side by side where all cores need them."""
     size = result_size(x, kernel, strides, padding, dilation)
     count, parts = table.beside(x.dtype, x.shape[0], size, kernel.shape, dilation)
-    if (count, parts) == (1, 1):
+    # XLA:CPU is four times as slow without any padding: beside() pads the right.
+    bare = strides == (1, 1) and not any(map(sum, padding)) and kernel.shape[1] > 1
+    if (count, parts) == (1, 1) and not bare:
         return _plain(x, kernel, strides, padding, dilation)
     return beside(x, kernel, strides, padding, dilation, count, parts)
 
@@ -124,6 +128,14 @@ def _dot(x, kernel, strides):
     """A 1x1 convolution: the strided pixels times a matrix."""
     x = x[:, :: strides[0], :: strides[1]]
     return _over_channels(x, kernel[0, 0])
+
+
+def _blocks(x, kernel):
+    """Stride and kernel alike, no padding: each block's pixels times a matrix."""
+    (b, h, w, _), (kh, kw, c_in, c_out) = x.shape, kernel.shape
+    x = x.reshape(b, h // kh, kh, w // kw, kw, c_in).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(b, h // kh, w // kw, kh * kw * c_in)
+    return _over_channels(x, kernel.reshape(-1, c_out))
 
 
 def _patches(x, kernel, strides, padding, dilation):
@@ -162,8 +174,10 @@ def _conv_gemm_backward(strides, padding, dilation, formulation, residuals, g):
     gradient = filter_gradient.FORMULATIONS[formulation]
     # Apart, or else every shifted copy computes what made x and g anew.
     shape = kernel.shape
-    dk = apart(lambda x, g: gradient(x, g, shape, strides, padding, dilation), x, g)
-    dx = _input_gradient(x, kernel, g, strides, padding, dilation)
+    with jax.named_scope("filter_gradient"):
+        dk = apart(lambda x, g: gradient(x, g, shape, strides, padding, dilation), x, g)
+    with jax.named_scope("input_gradient"):
+        dx = _input_gradient(x, kernel, g, strides, padding, dilation)
     return dx, dk.astype(kernel.dtype)
 
 
@@ -211,12 +225,16 @@ def conv_transpose(
     if (kh, kw) == strides and padding == (0, 0):
         b, h, w, _ = x.shape
         y = _over_channels(x, kernel.transpose(2, 0, 1, 3).reshape(c_in, -1))
-        y = y.reshape(b, h, w, kh, kw, c_out).transpose(0, 1, 3, 2, 4, 5)
-        return y.reshape(b, h * kh, w * kw, c_out)
+        return _spread(y, strides)
     if table.conv_transpose(platform, spatial, (kh, kw), strides, padding) == "phases":
         return _phases(x, kernel, strides, padding, platform)
+    return _adjoint(x, kernel, strides, padding)
+
+
+def _adjoint(x, kernel, strides, padding):
+    """As XLA writes it: zeros between the pixels of x."""
     opposite = tuple(
-        (k - 1 - p, k - 1 - p) for k, p in zip((kh, kw), padding, strict=True)
+        (k - 1 - p, k - 1 - p) for k, p in zip(kernel.shape[:2], padding, strict=True)
     )
     return lax.conv_general_dilated(
         x,
@@ -226,6 +244,30 @@ def conv_transpose(
         lhs_dilation=strides,
         dimension_numbers=DIMENSIONS,
     )
+
+
+def _corners(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: Pair, platform: str | None
+) -> jax.Array:
+    """A transposed convolution whose kernel is t times its stride s, along each axis.
+
+    The s result pixels from s * m - padding on see the same t inputs, up to the m-th.
+    So one plain convolution with t taps gives the s x s pixels of each such place.
+    """
+    (kh, kw, c_in, c_out), (sh, sw) = kernel.shape, strides
+    th, tw = kh // sh, kw // sw
+    taps = kernel.reshape(th, sh, tw, sw, c_in, c_out)[::-1, :, ::-1]
+    taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(th, tw, c_in, sh * sw * c_out)
+    y = conv2d(x, taps, padding=(th - 1, tw - 1), platform=platform)
+    y, (top, left) = _spread(y, strides), padding
+    return y[:, top : y.shape[1] - top, left : y.shape[2] - left]
+
+
+def _spread(y, strides):
+    """[B, h, w, sh * sw * C] -> [B, h * sh, w * sw, C]: the pixels of each place."""
+    (b, h, w, c), (sh, sw) = y.shape, strides
+    y = y.reshape(b, h, w, sh, sw, c // (sh * sw)).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(b, h * sh, w * sw, -1)
 
 
 def _phases(
@@ -253,9 +295,7 @@ def _phases(
     taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(
         2 * reach[0] + 1, 2 * reach[1] + 1, c_in, sh * sw * c_out
     )
-    y = conv2d(x, taps, padding=reach, platform=platform)
-    y = y.reshape(b, h, w, sh, sw, c_out).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(b, h * sh, w * sw, c_out)
+    return _spread(conv2d(x, taps, padding=reach, platform=platform), strides)
 
 
 def conv_upsampled(
@@ -278,31 +318,31 @@ def conv_upsampled(
             x = jnp.concatenate([x, skip], 3)
         return conv2d(x, kernel, padding=1, platform=platform)
     channels = x.shape[3]
-    convolve = _differences if chosen == "differences" else _transposed
-    y = convolve(x, kernel[:, :, :channels])
+    if chosen == "differences":
+        y = _differences(x, kernel[:, :, :channels])
+    else:
+        taps = _doubled(kernel[:, :, :channels])
+        if chosen == "corners":
+            y = _corners(x, taps, (2, 2), (1, 1), platform)
+        else:
+            y = _adjoint(x, taps, (2, 2), (1, 1))
     if skip is not None:
         y += conv2d(skip, kernel[:, :, channels:], padding=1, platform=platform)
     return y
 
 
-def _transposed(x, kernel):
-    """Every low pixel gives a 4x4 patch, at stride 2: 4 taps a pixel in place of 9.
+def _doubled(kernel):
+    """[4, 4, Ci, Co]: the patch that a low pixel gives, transposed, at stride 2.
 
-    A patch's kernel is the 3x3 one summed over the 2x2 pixels that repeat the low one.
+    The 3x3 kernel summed over the 2x2 pixels that repeat the low one: 4 taps a pixel
+    in place of 9.
     """
-    taps = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+    taps = kernel[::-1, ::-1].astype(jnp.promote_types(kernel.dtype, jnp.float32))
     for axis in (0, 1):
         before, after = [(0, 0)] * 4, [(0, 0)] * 4
         before[axis], after[axis] = (1, 0), (0, 1)
         taps = jnp.pad(taps, before) + jnp.pad(taps, after)
-    return lax.conv_general_dilated(
-        x,
-        taps.astype(kernel.dtype),
-        (1, 1),
-        ((2, 2), (2, 2)),
-        lhs_dilation=(2, 2),
-        dimension_numbers=DIMENSIONS,
-    )
+    return taps.astype(kernel.dtype)
 
 
 def _differences(x, kernel):
@@ -344,6 +384,5 @@ def _differences(x, kernel):
         for r in ("first", "last")
         for s in ("first", "last")
     ]
-    y = jnp.stack(phases, 3).reshape(-1, height, width, 2, 2, kernel.shape[3])
-    y = y.transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(-1, 2 * height, 2 * width, kernel.shape[3])
+    y = jnp.stack(phases, 3)
+    return _spread(y.reshape(*y.shape[:3], -1), (2, 2))

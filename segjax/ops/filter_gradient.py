@@ -6,8 +6,13 @@ Each function takes x[B, H, W, Ci], g[B, Ho, Wo, Co], the kernel's shape, stride
 padding and dilation, and returns [kh, kw, Ci, Co] in float32 or wider.
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 from jax import lax
+
+BAND = 16
+"""Rows at a time, at most: the copies of a band stay in the core's own cache."""
 
 
 def over_pixels(x, g):
@@ -96,4 +101,145 @@ def taps(x, g, shape, strides, padding, dilation):
     return over_pixels(jnp.concatenate(seen, 3), g).reshape(shape)
 
 
-FORMULATIONS = {"split": split, "gim": gim, "pairs": pairs, "taps": taps}
+def windows(x, g, shape, strides, padding, dilation):
+    """Dilation 1, few channels in: two neighbours in a row of ``g`` share a product.
+
+    The columns of x that both see lie side by side in memory; a product per row of the
+    kernel, as no copy brings rows together.
+    """
+    kh, kw, c_in, c_out = shape
+    (sh, sw), (height, width), pair = strides, g.shape[1:3], 2
+    seen = (sw * (pair - 1) + kw) * c_in  # values of a row that a pair sees
+    step = pair * sw * c_in
+    count, blocks = width // pair, -(-seen // step)
+    wide, high = (count + blocks - 1) * pair * sw, (height + -(-kh // sh) - 1) * sh
+    config = (
+        (0, 0, 0),
+        (padding[0][0], high - x.shape[1] - padding[0][0], 0),
+        (padding[1][0], wide - x.shape[2] - padding[1][0], 0),
+        (0, 0, 0),
+    )
+    x = lax.pad(x, jnp.zeros((), x.dtype), config)
+    x = x.reshape(len(x), high // sh, sh, wide // (pair * sw), step)
+    x = jnp.concatenate(
+        [x[:, :, :, t : t + count, : seen - t * step] for t in range(blocks)], 4
+    )
+    paired = g.reshape(len(g), height, count, pair * c_out)
+    rows = [x[:, i // sh : i // sh + height, i % sh] for i in range(kh)]
+    product = jnp.stack([_by_image(row, paired).sum(0) for row in rows])
+    product = product.reshape(kh, seen // c_in, c_in, pair, c_out)
+    parts = [product[:, b * sw : b * sw + kw, :, b] for b in range(pair)]
+    return sum(parts[1:], parts[0])
+
+
+def _by_image(x, g):
+    """[B, C1, C2]: :func:`over_pixels` of each image; faster where channels are few."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return lax.dot_general(
+        x.reshape(len(x), -1, x.shape[3]),
+        g.reshape(len(g), -1, g.shape[3]),
+        (((1,), (1,)), ((0,), (0,))),
+        preferred_element_type=wide,
+    )
+
+
+def in_bands(move_x, x, g, shape, strides, padding, dilation):
+    """Stride 1: :func:`split` or :func:`gim` on bands of rows, two at once, added up.
+
+    What is brought together is then written to the cache and read from there. The
+    columns of x are shifted, and the rows of g, or all of g (``move_x``: the first).
+    For one device: a band of images that several share would be gathered.
+    """
+    (kh, kw, c_in, c_out), (dh, dw) = shape, dilation
+    height, width = x.shape[1:3]
+    reach = [dh * (kh - 1), dw * (kw - 1)]
+    rows = band(height)
+    bands = len(x) * (height // rows)
+    at_once = 2 - bands % 2
+    # Row q of x meets rows q + padding - i * dh of g, columns alike.
+    config = [(0, 0, 0)] * 4
+    for axis in (0,) if move_x else (0, 1):
+        low = reach[axis] - padding[axis][0]
+        high = x.shape[axis + 1] + reach[axis] - low - g.shape[axis + 1]
+        config[axis + 1] = (low, high, 0)
+    g = lax.pad(g, jnp.zeros((), g.dtype), config)
+
+    def bands_of(x, number, rows_of_one):
+        """So many bands, far from each other, side by side in a copy of their own."""
+        found = []
+        for index in (number + i * (bands // at_once) for i in range(at_once)):
+            image, row = index // (height // rows), index % (height // rows) * rows
+            size = (1, rows_of_one, *x.shape[2:])
+            found.append(lax.dynamic_slice(x, (image, row, 0, 0), size))
+        return jnp.concatenate(found)
+
+    def shifted(x, axis, size, begins):
+        return [lax.slice_in_dim(x, b, b + size, axis=axis) for b in begins]
+
+    def add(number, total):
+        part, seen = bands_of(x, number, rows), bands_of(g, number, rows + reach[0])
+        moved = shifted(seen, 1, rows, [reach[0] - i * dh for i in range(kh)])
+        if move_x:
+            part = jnp.pad(part, ((0, 0), (0, 0), padding[1], (0, 0)))
+            columns = shifted(part, 2, g.shape[2], [j * dw for j in range(kw)])
+            part = jnp.concatenate(columns, 3)
+        else:
+            begins = [reach[1] - j * dw for j in range(kw)]
+            moved = [m for row in moved for m in shifted(row, 2, width, begins)]
+        return total + _by_image(part, jnp.concatenate(moved, 3))
+
+    moving = (kw * c_in, kh * c_out) if move_x else (c_in, kh * kw * c_out)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    start = jnp.zeros((at_once, *moving), wide)
+    total = lax.fori_loop(0, bands // at_once, add, start).sum(0)
+    if move_x:
+        return total.reshape(kw, c_in, kh, c_out).transpose(2, 0, 1, 3)
+    return total.reshape(c_in, kh, kw, c_out).transpose(1, 2, 0, 3)
+
+
+def winograd(x, g, shape, strides, padding, dilation):
+    """3x3, stride 1, padding 1, even sizes: 16 products over a quarter of the pixels.
+
+    The adjoint of Winograd's F(2x2, 3x3) (Lavin & Gray 2016, arXiv:1509.09308): 4 of 9
+    multiply-adds. For each 2x2 of ``g`` and the 4x4 of x that it saw.
+    """
+    c_in, c_out = shape[2:]
+
+    def seen(x, axis):
+        last = x.shape[axis] - 3
+        at = [lax.slice_in_dim(x, i, i + last, 2, axis) for i in range(4)]
+        return at[0] - at[2], at[1] + at[2], at[2] - at[1], at[1] - at[3]
+
+    def spread(g, axis):
+        a, b = (lax.slice_in_dim(g, i, None, 2, axis) for i in (0, 1))
+        return a, a + b, a - b, -b
+
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    products = [
+        [
+            over_pixels(v, u)
+            for v, u in zip(seen(rows, 2), spread(g_rows, 2), strict=True)
+        ]
+        for rows, g_rows in zip(seen(x, 1), spread(g, 1), strict=True)
+    ]
+    points = jnp.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2
+    points = points.astype(products[0][0].dtype)
+    found = jnp.array(products).reshape(4, 4, c_in, c_out)
+    return jnp.einsum("ai,bj,abco->ijco", points, points, found)
+
+
+def band(height):
+    """The most rows, up to BAND, that divide a map's height."""
+    return next(n for n in range(min(BAND, height), 0, -1) if height % n == 0)
+
+
+FORMULATIONS = {
+    "split": split,
+    "gim": gim,
+    "pairs": pairs,
+    "taps": taps,
+    "windows": windows,
+    "winograd": winograd,
+    "split in bands": partial(in_bands, True),
+    "gim in bands": partial(in_bands, False),
+}

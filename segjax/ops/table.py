@@ -15,6 +15,9 @@ import jax.numpy as jnp
 
 from segjax.ops.beside import cores, pieces
 
+LARGE = 2**14
+"""Pixels of a map whose shifted copies leave a core's own cache."""
+
 
 def suited(platform: str | None, spatial: int) -> str | None:
     """The platform whose formulations suit rows that ``spatial`` devices share.
@@ -63,7 +66,8 @@ def conv(
 ) -> str:
     """Formulation of a convolution with ``kernel`` [kh, kw, Ci/groups, Co].
 
-    Returns one of "plain", "dot" (1x1: a product over channels), "patches" (the taps
+    Returns one of "plain", "dot" (1x1: a product over channels), "blocks" (the same of
+    pixels that no two taps share), "patches" (the taps
     side by side, then one product), "depthwise" (shifted multiply-adds), or one of
     segjax.ops.filter_gradient, which leave forward and input gradient to XLA. Where
     ``spatial`` devices share the rows and a tap lies beyond the neighbour's, "rows":
@@ -73,6 +77,13 @@ def conv(
     kh, kw, c_in, c_out = kernel
     reach = dilation[0] * (kh - 1) // 2
     same = strides == (1, 1) and padding[0] == (reach, reach) and kh % 2 == 1
+    reaches = [dilation[i] * (kernel[i] - 1) for i in (0, 1)]
+    out = [
+        (size[i] + sum(padding[i]) - reaches[i] - 1) // strides[i] + 1 for i in (0, 1)
+    ]
+    alone = jax.device_count() == 1  # batches and their products are on it whole
+    large = alone and out[0] * out[1] >= LARGE
+    one = padding == ((1, 1), (1, 1)) and strides == dilation == (1, 1)
     if spatial > 1 and same and reach * spatial > size[0]:
         return "rows"
     if platform != "cpu":
@@ -83,15 +94,31 @@ def conv(
         return "plain"
     if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)):
         return "dot"  # 6-17 -> 75-150
+    whole = size[0] % kh == size[1] % kw == 0 and not any(map(sum, padding))
+    if (kh, kw) == strides and whole and dilation == (1, 1):
+        return "blocks"  # 256x256, 4x4 / 4, 3 -> 96, with backward: 26 -> 11 ms
     if size[1] <= 2 and kw > 1:
         return "patches"  # 16 x 2x2, 512 -> 512, forward: 2 -> 89
+    if large and c_in < 8:
+        # 256x256, 7x7 / 2, 3 -> 64: 36 -> 83; 3x3, 3 -> 64: 23 -> 57.
+        fits = dilation == (1, 1) and out[1] % 2 == 0 and kh * kw > 1
+        return "windows" if fits else "plain"
+    deep = alone and out[0] * out[1] * c_in * c_out >= 2**27 and min(c_in, c_out) >= 128
+    if one and deep and (kh, kw) == (3, 3) and size[0] % 2 == size[1] % 2 == 0:
+        # On two cores: 32x32, 512 -> 512: 240 -> 330; 64x64, 128 -> 256: 116 -> 197.
+        return "winograd"
+    if large and strides == (1, 1) and max(kh, kw) <= 3:
+        # 128x128, 128 -> 32: 93 -> 126, split in bands 94.
+        # 256x256, 64 -> 64: 95 -> 126; 16 -> 16: 43 -> 65; 128x128, 32 -> 32: 59 -> 92.
+        return "gim in bands" if c_in >= 4 * c_out else "split in bands"
+    if (kh, kw) == (2, 2) and strides == (1, 1):
+        return "taps"  # 128x128, 32 -> 64: 1 -> 42
     if (kh, kw) != (3, 3) or c_in < 8:
         return "plain"
     if strides != (1, 1):
         return "taps" if c_in >= 32 else "plain"  # 16x16, 256 -> 512: 93 -> 118
     if c_in >= 128 and 4 * c_out <= c_in:
         return "gim"  # 128x128, 128 -> 32: 32 -> 61
-    one = padding == ((1, 1), (1, 1)) and dilation == (1, 1)
     if one and size[1] % 2 == 0 and c_in >= 64 and c_out >= 32:
         return "pairs"  # 64x64, 64 -> 64: 38 -> 78; split 48. 8x8, 512: 82 -> 92
     if c_in >= 128 and 2 * c_out <= c_in:
@@ -147,14 +174,20 @@ def conv_upsampled(
 ) -> str:
     """Return how to convolve an upsampled map, twice as large, without making it.
 
-    "differences" of neighbours at the low resolution; they lose bits in bfloat16, so
-    they serve float32 and float64. "transposed": a transposed convolution, 4 taps a
-    pixel in place of 9, and no concatenation with the skip. Else "plain".
+    "transposed": a transposed convolution, 4 taps a pixel in place of 9, and no
+    concatenation with the skip. "corners": the same, as one plain convolution with
+    2x2 taps. "differences" of neighbours at the low resolution: the fewest products,
+    the most copies; they lose bits in bfloat16, so they serve float32 and float64.
+    Else "plain".
     """
     if target != (2 * size[0], 2 * size[1]):
         return "plain"
     if platform == "tpu":
         return "transposed"
+    if platform == "cpu" and target[0] * target[1] >= LARGE:
+        # Two cores, 4 images, all gradients, differences -> corners: 128x128 to
+        # 256x256, 32 -> 16: 64 -> 30 ms; 64x64 to 128x128, 64 -> 32: 37 -> 24 ms.
+        return "corners"
     wide = jnp.dtype(dtype).itemsize >= 4
     return "differences" if platform == "cpu" and wide else "plain"
 

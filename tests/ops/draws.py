@@ -33,19 +33,19 @@ def with_pullback(function: Callable) -> Callable:
 
 
 def assert_linear(compiled: Callable, oracle: Callable, x, seed: int, tolerance=1e-10):
-    """In float64: values as the oracle's, and the gradient its adjoint.
+    """Values as the oracle's, and the gradient its adjoint; in float32 to 1e-5.
 
     ``compiled`` is of :func:`with_pullback`. The oracle is linear: <gradient, way> is
     <g, oracle(way)> for any way, without a difference quotient.
     """
     rng = np.random.default_rng(seed)
-    wanted = oracle(x)
-    g, way = rng.normal(size=wanted.shape), rng.normal(size=x.shape)
-    with jax.enable_x64(True):
-        y, slope = map(np.asarray, compiled(x, g))
-    assert y.dtype == slope.dtype == np.float64
-    scale = np.abs(wanted).max()
-    np.testing.assert_allclose(y, wanted, rtol=0, atol=tolerance * scale)
-    terms = slope * way
-    wanted = np.sum(g * oracle(way))
-    assert abs(terms.sum() - wanted) <= tolerance * np.abs(terms).sum()
+    expected = oracle(x)
+    g, way = rng.normal(size=expected.shape), rng.normal(size=x.shape)
+    scale, product = np.abs(expected).max(), np.sum(g * oracle(way))
+    for dtype, limit in ((np.float64, tolerance), (np.float32, 1e-5)):
+        with jax.enable_x64(True):
+            y, slope = map(np.asarray, compiled(x.astype(dtype), g.astype(dtype)))
+        assert y.dtype == slope.dtype == dtype
+        np.testing.assert_allclose(y, expected, rtol=0, atol=limit * scale)
+        terms = slope * way
+        assert abs(terms.sum() - product) <= limit * np.abs(terms).sum()

@@ -153,7 +153,7 @@ def test_rows_that_devices_share_agree(kernel, dilation, groups):
     oracle = direct(x, filters, (1, 1), sides, steps, groups)
     g = rng.normal(size=oracle.shape)
 
-    def of(spatial):
+    def of(x, filters, g, spatial):
         y, pull = jax.vjp(
             lambda x, k: conv.conv2d(
                 x, k, padding=reach, dilation=dilation, groups=groups, spatial=spatial
@@ -164,10 +164,14 @@ def test_rows_that_devices_share_agree(kernel, dilation, groups):
         return (y, *pull(g))
 
     with jax.enable_x64(True):
-        rows, plain = jax.jit(lambda: (of(spatial=8), of(spatial=1)))()
-    close(rows[0], oracle, 1e-10)
-    for a, b in zip(rows, plain, strict=True):
-        close(a, b, 1e-10)
+        for dtype, tolerance in ((np.float64, 1e-10), (np.float32, 1e-5)):
+            arrays = (a.astype(dtype) for a in (x, filters, g))
+            both = jax.jit(lambda *a: (of(*a, spatial=8), of(*a, spatial=1)))
+            rows, plain = both(*arrays)
+            close(rows[0], oracle, tolerance)
+            for a, b in zip(rows, plain, strict=True):
+                assert a.dtype == dtype
+                close(a, b, tolerance)
 
 
 UPSAMPLED = [
@@ -255,12 +259,11 @@ def test_transposed_convolution_is_the_adjoint(kernel, strides, padding):
     [(4, 2, 1), (8, 2, 3), (6, 4, 1), (5, (1, 3), (2, 1))],
 )
 def test_transposed_convolution_by_phases(kernel, strides, padding):
-    """Forward and both gradients as the plain formulation's, in float64."""
+    """Forward and both gradients as the plain formulation's."""
     rng = np.random.default_rng(4)
-    x = jnp.asarray(rng.normal(size=(2, 3, 5, 3)))
-    taps = jnp.asarray(rng.normal(size=(kernel, kernel, 3, 2)))
+    arrays = rng.normal(size=(2, 3, 5, 3)), rng.normal(size=(kernel, kernel, 3, 2))
 
-    def run(platform):
+    def run(platform, x, taps):
         def f(x, taps):
             return conv.conv_transpose(
                 x,
@@ -278,11 +281,13 @@ def test_transposed_convolution_by_phases(kernel, strides, padding):
         return *both(x, taps), str(jax.make_jaxpr(f)(x, taps))
 
     with jax.enable_x64(True):
-        x, taps = (jnp.asarray(np.asarray(a), jnp.float64) for a in (x, taps))
-        (*plain, text), (*found, other) = run(None), run("cpu")
-    for a, b in zip(found, plain, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
-    assert text != other
+        for dtype, tolerance in ((jnp.float64, 1e-10), (jnp.float32, 1e-5)):
+            inputs = [jnp.asarray(a, dtype) for a in arrays]
+            (*plain, text), (*found, other) = (run(p, *inputs) for p in (None, "cpu"))
+            for a, b in zip(found, plain, strict=True):
+                assert a.dtype == dtype
+                close(a, b, tolerance)
+            assert text != other
 
 
 def test_phases_are_for_one_device_and_whole_factors():

@@ -62,8 +62,14 @@ def test_cross_entropy_and_its_gradient(classes, filled, spread):
 def test_in_float32_and_bfloat16_scores():
     scores, logits, labels = make(21)
     spread = lanes.spread_labels(labels, (2, 2), 128)
-    value = lanes.cross_entropy_sum(scores, spread, PHASES, 21)
-    np.testing.assert_allclose(value, oracle(logits, labels)[0], rtol=1e-5)
+    value, slope = jax.value_and_grad(lanes.cross_entropy_sum)(
+        scores, spread, PHASES, 21
+    )
+    total, wanted = oracle(logits, labels)
+    np.testing.assert_allclose(value, total, rtol=1e-5)
+    got = unpacked(slope, 21)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     rounded = scores.astype(jnp.bfloat16)
     value = lanes.cross_entropy_sum(rounded, spread, PHASES, 21)
     logits = unpacked(rounded.astype(jnp.float32), 21)

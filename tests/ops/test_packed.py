@@ -18,14 +18,17 @@ def random(rng, *shape):
 
 def agree(ours, plain, *arguments):
     """Value and all gradients, with the same random cotangent."""
-    with jax.enable_x64(True):
-        arguments = [jnp.asarray(a, jnp.float64) for a in arguments]
-        y, back = jax.vjp(ours, *arguments)
-        wanted, back_plain = jax.vjp(plain, *arguments)
-        g = random(np.random.default_rng(5), *wanted.shape)
-        pairs = [(y, wanted), *zip(back(g), back_plain(g), strict=True)]
-        for one, other in pairs:
-            np.testing.assert_allclose(one, other, rtol=0, atol=1e-10)
+    for dtype, tolerance in ((jnp.float64, 1e-10), (jnp.float32, 1e-5)):
+        with jax.enable_x64(True):
+            arguments = [jnp.asarray(a, dtype) for a in arguments]
+            y, back = jax.vjp(ours, *arguments)
+            wanted, back_plain = jax.vjp(plain, *arguments)
+            g = random(np.random.default_rng(5), *wanted.shape).astype(dtype)
+            pairs = [(y, wanted), *zip(back(g), back_plain(g), strict=True)]
+            for one, other in pairs:
+                assert one.dtype == other.dtype == dtype
+                largest = max(1, np.abs(other).max(initial=0))
+                np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest)
 
 
 @pytest.mark.parametrize("window", [(1, 2), (2, 2), (2, 4)])
