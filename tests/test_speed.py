@@ -10,6 +10,7 @@ from benchmarks.speed import (
     contest,
     convolutions,
     inference,
+    operations,
     readme,
     training,
 )
@@ -117,3 +118,60 @@ def test_recorded_convolutions_agreed_and_are_on_the_page():
 def test_readme_has_the_recorded_speeds():
     page = readme.PAGE.read_text()
     assert f"<!-- speed -->\n{readme.text()}\n<!-- /speed -->" in page
+
+
+HLO = """\
+%fused (a: f32[2,8,8,3], k: f32[3,3,3,4]) -> f32[2,8,8,4] {
+  %a = f32[2,8,8,3]{3,2,1,0} parameter(0)
+  %k = f32[3,3,3,4]{3,2,1,0} parameter(1)
+  ROOT %convolution.1 = f32[2,8,8,4]{3,2,1,0} convolution(%a, %k), window={size=3x3 \
+pad=1_1x1_1}, dim_labels=b01f_01io->b01f, \
+metadata={op_name="jit(f)/jvp(net)/conv1/conv_general_dilated"}
+}
+
+ENTRY %main (x: f32[2,8,8,3], w: f32[3,3,3,4], g: f32[5000,6], h: f32[5000,7]) -> \
+f32[6,7] {
+  %x = f32[2,8,8,3]{3,2,1,0} parameter(0)
+  %w = f32[3,3,3,4]{3,2,1,0} parameter(1)
+  %g = f32[5000,6]{1,0} parameter(2)
+  %h = f32[5000,7]{1,0} parameter(3)
+  %ynn_fusion.1 = f32[2,8,8,4]{3,2,1,0} fusion(%x, %w), kind=kCustom, calls=%fused
+  %y = f32[2,8,8,4]{3,2,1,0} parameter(4)
+  %convolution.2 = f32[3,3,3,4]{3,2,1,0} convolution(%x, %y), window={size=8x8 \
+pad=1_1x1_1}, dim_labels=f01b_i01o->01bf
+  ROOT %dot.1 = f32[6,7]{1,0} dot(%g, %h), lhs_contracting_dims={0}, \
+rhs_contracting_dims={0}, \
+metadata={op_name="jit(f)/transpose(jvp(net))/conv2/dot_general"}
+}
+"""
+
+
+def test_operations_are_counted_and_named():
+    found = operations.described(HLO)
+    name = "jit(f)/jvp(net)/conv1/conv_general_dilated"
+    assert found["ynn_fusion.1"] == ("f32[2,8,8,4]", name, 2 * 512 * 27, False)
+    assert found["dot.1"][2:] == (2 * 42 * 5000, True)
+    assert found["convolution.2"][2:] == (2 * 108 * 128, True)
+    assert operations.kind(name, 1.0, False) == "convolutions forward"
+    back = "transpose(jvp(net))/conv2/dot_general"
+    assert operations.kind(back, 1.0, True) == "filter gradients"
+    assert operations.kind(back, 1.0, False) == "input gradients"
+    deep = "transpose(jvp(net))/conv2/input_gradient/conv_general_dilated"
+    assert operations.kind(deep, 1.0, True) == "input gradients"
+    copies = "transpose(jvp(net))/conv2/filter_gradient/cond/concatenate"
+    assert operations.kind(copies, 0.0, False) == "copies for filter gradients"
+    assert operations.kind("jvp(net)/bn1/sub", 0.0, False) == "norms and activations"
+    assert operations.kind("jvp(loss)/exp", 0.0, False) == "loss"
+    assert all(
+        operations.CONTROL.match(n) for n in ("while.3.clone.1", "cond.5.clone", "call")
+    )
+    assert not operations.CONTROL.match("conditional_add_fusion.1")
+
+
+def test_recorded_operations_add_up_and_are_on_the_page():
+    content = record.read(operations.RECORD)
+    for row in content["rows"].values():
+        total = sum(k["milliseconds"] for k in row["segjax"]["kinds"].values())
+        assert 0.8 < total / row["segjax"]["milliseconds"] < 1.2
+    page = (record.ROOT / "docs" / "speed.md").read_text()
+    assert operations.render(content) in page

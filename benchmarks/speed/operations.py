@@ -1,15 +1,17 @@
-"""Where the time of a training step goes, by operation: docs/results/speed_operations.
+"""Where the time of a training step goes, by kind of operation.
 
     python -m benchmarks.speed.operations [--only "resnet18 unet*"]
 
+Writes docs/results/speed_operations.json.
 The step of ``benchmarks.speed.training``, both sides on ONE core: on two, XLA runs a
 filter's and an input's gradient at the same time, and neither's time is its cost. So
 maps are not put side by side (segjax/ops/beside.py), which is for several cores. Here
-JAX's profiler: of each HLO operation the median time over the steps, times its runs in
+JAX's profiler: of each HLO operation the median time of a run, times its runs in
 a step, summed by kind; there PyTorch's, of its operators without what they call.
 """
 
 import json
+import math
 import os
 import re
 import statistics
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,10 +35,8 @@ RECORD = record.ROOT / "docs" / "results" / "speed_operations.json"
 COMMAND = "python -m benchmarks.speed.operations"
 STEPS = 6
 COSTLIEST = 12
-CONTROL = re.compile(r"(cond|conditional|while|call)[.\d]*(\.clone)?$")
+CONTROL = re.compile(r"(cond|conditional|while|call)[.\d]*(\.clone[.\d]*)*$")
 """Operations whose time is that of others, which the trace has, too."""
-MANY = 4096
-"""A backward product that sums more terms is a filter's gradient: over pixels."""
 INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\(?\w+\[([\d,]*)\].*)")
 KINDS = (
     # What an operation's name holds -> its kind, where it multiplies nothing.
@@ -45,7 +45,12 @@ KINDS = (
     ("loss", "loss"),
     (r"/bn|norm|downsample/1", "norms and activations"),
     ("filter_gradient", "copies for filter gradients"),
-    (r"conv|head|input_gradient", "copies for convolutions"),
+    (r"/conv\d?/|/head/|conv_general|input_gradient", "copies for convolutions"),
+)
+KINDS_SHOWN = (
+    *("convolutions forward", "input gradients", "filter gradients"),
+    *("copies for filter gradients", "copies for convolutions"),
+    *("norms and activations", "loss", "optimizer"),
 )
 TORCH_KINDS = (
     ("convolution_backward", "convolutions backward"),
@@ -54,7 +59,7 @@ TORCH_KINDS = (
     ("pool", "pools"),
     ("softmax|nll_loss|cross_entropy", "loss"),
     ("upsample|cat|copy_|clone", "upsampling, concatenation, copies"),
-    ("foreach|optimizer", "optimizer"),
+    ("foreach|[Oo]ptimizer", "optimizer"),
 )
 
 
@@ -74,17 +79,12 @@ def dimensions(text: str) -> list[int]:
     return [int(n) for n in text.split(",") if n]
 
 
-def product(numbers: list[int]) -> int:
-    total = 1
-    for n in numbers:
-        total *= n
-    return total
+def multiplied(text: str) -> Iterator[tuple[str, str, str, str, float, bool]]:
+    """(name, shape, op_name, called, FLOPs, over pixels) of each line of HLO text.
 
-
-def multiplied(text: str) -> Iterator[tuple[str, str, str, str, float, int]]:
-    """(name, shape, op_name, called, FLOPs, terms of a sum) of each line of HLO text.
-
-    FLOPs and terms are of a convolution or a product that the line itself is.
+    FLOPs are of a convolution or a product that the line itself is. A product's sum
+    is over pixels where it is not over the left's last axis, a convolution's where its
+    window is larger than its result.
     """
     shapes: dict[str, list[int]] = {}
     for line in text.splitlines():
@@ -96,31 +96,40 @@ def multiplied(text: str) -> Iterator[tuple[str, str, str, str, float, int]]:
         op_name = re.search(r'op_name="([^"]*)"', line)
         called = re.search(r"calls=%?([\w.\-]+)", line)
         operands = re.search(r" (?:dot|convolution)\(([^)]*)\)", rest)
-        terms = 0
+        terms, over_pixels = 0, False
         if operands:
             left, right = (
                 shapes[part.split("%")[-1]] for part in operands[1].split(", ")[:2]
             )
             contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line)
-            labels = re.search(r"dim_labels=\w+_(\w+)->", line)
+            labels = re.search(r"dim_labels=\w+_(\w+)->(\w+)", line)
             if contracted:
-                terms = product([left[i] for i in dimensions(contracted[1])])
+                axes = dimensions(contracted[1])
+                terms = math.prod([left[i] for i in axes])
+                over_pixels = axes[0] < len(left) - 1
             elif labels:
-                terms = product(right) // right[labels[1].index("o")]
+                terms = math.prod(right) // right[labels[1].index("o")]
+                window, pixels = (
+                    math.prod(
+                        n for n, axis in zip(sizes, axes, strict=True) if axis in "01"
+                    )
+                    for sizes, axes in ((right, labels[1]), (out, labels[2]))
+                )
+                over_pixels = window > pixels
         yield (
             name,
             rest.split("{")[0].lstrip("("),
             op_name[1] if op_name else "",
             called[1] if called else "",
-            2.0 * product(out) * terms,
-            terms,
+            2.0 * math.prod(out) * terms,
+            over_pixels,
         )
 
 
-def described(text: str) -> dict[str, tuple[str, str, float, int]]:
-    """Name -> (shape, op_name, FLOPs, terms), fused operations in what holds them."""
+def described(text: str) -> dict[str, tuple[str, str, float, bool]]:
+    """Name -> (shape, op_name, FLOPs, over pixels), fused ones in what holds them."""
     owner, within = "", defaultdict(list)
-    lines: dict[str, tuple[str, str, str, float, int]] = {}
+    lines: dict[str, tuple[str, str, str, float, bool]] = {}
     for block in re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ \([^\n]*\{\n)", text):
         head = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(", block)
         owner = head[1] if head else ""
@@ -128,24 +137,25 @@ def described(text: str) -> dict[str, tuple[str, str, float, int]]:
             lines[name] = tuple(rest)  # type: ignore[assignment]
             within[owner].append(name)
     found = {}
-    for name, (shape, op_name, called, flops, terms) in lines.items():
+    for name, (shape, op_name, called, flops, over_pixels) in lines.items():
         inner = [lines[n] for n in within.get(called, ())]
         flops += sum(line[3] for line in inner)
-        terms = max([terms, *(line[4] for line in inner)])
+        over_pixels |= any(line[4] for line in inner)
         op_name = op_name or next((line[1] for line in inner if line[1]), "")
-        found[name] = (shape, op_name, flops, terms)
+        found[name] = (shape, op_name, flops, over_pixels)
     return found
 
 
-def kind(op_name: str, flops: float, terms: int) -> str:
+def kind(op_name: str, flops: float, over_pixels: bool) -> str:
     """Of an operation, by what it multiplies and the module it belongs to."""
     if flops:
         back = "transpose(" in op_name or not op_name
-        if "input_gradient" in op_name:
-            return "input gradients"
-        if "filter_gradient" in op_name or (back and terms > MANY):
+        if "filter_gradient" in op_name:
             return "filter gradients"
-        return "input gradients" if back else "convolutions forward"
+        if not back:
+            return "convolutions forward"
+        own = over_pixels and not re.search("input_gradient|attention", op_name)
+        return "filter gradients" if own else "input gradients"
     for pattern, found in KINDS:
         if re.search(pattern, op_name):
             return found
@@ -158,9 +168,8 @@ def measure_segjax(network: Network) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from benchmarks.speed.worker import segjax_step
-    from segjax.cache import keep_compiled
 
-    keep_compiled()
+    # Not from the cache, whose programs may carry the names of other code.
     model = network.segjax()
     size = (1, network.size, network.size, 3)
     init = jax.jit(lambda key: model.init(key, jnp.zeros(size), train=False))
@@ -173,7 +182,7 @@ def measure_segjax(network: Network) -> dict[str, Any]:
         jax.block_until_ready(state)
 
     run()
-    seconds = timed(run, 2)
+    seconds = timed(run, STEPS)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             timed(run, STEPS)
@@ -187,11 +196,11 @@ def measure_segjax(network: Network) -> dict[str, Any]:
                         times[event.name].append(event.duration_ns / 1e6)
     found = []
     for name, durations in times.items():
-        shape, op_name, flops, terms = known[name]
+        shape, op_name, flops, over_pixels = known[name]
         runs = max(len(durations) // STEPS, 1)
         found.append(
             Operation(
-                kind(op_name, flops, terms),
+                kind(op_name, flops, over_pixels),
                 round(statistics.median(durations) * runs, 3),
                 round(flops * runs / 1e9, 4),
                 runs,
@@ -265,49 +274,53 @@ def measure(network: Network) -> dict[str, Any]:
             command, cwd=record.ROOT, env=environment, capture_output=True, text=True
         )
         if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
+            raise RuntimeError((done.stderr.strip() or "no message").splitlines()[-1])
         row[side] = json.loads(done.stdout.splitlines()[-1])
     return row
 
 
-def render(found: Mapping[str, Any]) -> str:
-    """Tables of the kinds, one a network, and the costliest operations."""
-    parts = []
+def cell(sums: Mapping[str, float] | None) -> str:
+    """Milliseconds, and GF/s where it multiplies."""
+    if not sums:
+        return "-"
+    speed = sums.get("gflop", 0) / sums["milliseconds"] * 1e3
+    return f"{sums['milliseconds']:.0f}" + f" ({speed:.0f} GF/s)" * bool(speed)
+
+
+def of_side(found: Mapping[str, Any], side: str, kinds: Sequence[str]) -> str:
+    """A table with a row for each network, its kinds in columns and the rest."""
+    rows = []
     for key, row in found["rows"].items():
-        own, peer = row["segjax"], row["torch"]
-        lines = []
-        for name, sums in sorted(
-            own["kinds"].items(), key=lambda item: -item[1]["milliseconds"]
-        ):
-            speed = sums["gflop"] / sums["milliseconds"] * 1e3
-            cells = [name, f"{sums['milliseconds']:.0f}", int(sums["operations"])]
-            cells += [f"{sums['gflop']:.0f}", f"{speed:.0f}"] if sums["gflop"] else "--"
-            lines.append(cells)
-        header = ("segjax: kind", "ms", "operations", "GFLOP", "GF/s")
-        parts.append(f"**{key}**: a step takes {own['milliseconds']:.0f} ms.")
-        parts.append(record.table(header, lines))
-        top = [
-            (
-                f"{one['milliseconds']:.1f}",
-                one["runs"],
-                one["kind"],
-                one["shape"],
-                "/".join(one["name"].split("/")[1:4]) or "-",
-                f"{one['gflop'] / one['milliseconds'] * 1e3:.0f}",
-            )
-            for one in own["costliest"][:6]
-        ]
-        header = ("ms", "runs", "kind", "result", "module", "GF/s")
-        parts.append(record.table(header, top))
-        lines = [
-            (name, f"{sums['milliseconds']:.0f}")
-            for name, sums in sorted(
-                peer["kinds"].items(), key=lambda item: -item[1]["milliseconds"]
-            )
-        ]
-        parts.append(f"PyTorch's step takes {peer['milliseconds']:.0f} ms.")
-        parts.append(record.table(("PyTorch: kind", "ms"), lines))
-    return "\n\n".join([*parts, record.where(found)])
+        sums = row[side]["kinds"]
+        rest = sum(s["milliseconds"] for k, s in sums.items() if k not in kinds)
+        cells = [cell(sums.get(name)) for name in kinds]
+        rows.append((key, f"{row[side]['milliseconds']:.0f}", *cells, f"{rest:.0f}"))
+    return record.table((f"{side}, ms on one core", "step", *kinds, "others"), rows)
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """Both sides' kinds, and the three costliest operations of each network here."""
+    top = [
+        (
+            key,
+            f"{one['milliseconds']:.0f}",
+            one["kind"],
+            one["shape"],
+            "/".join(one["name"].split("/")[1:4]) or "-",
+            f"{one['gflop'] / one['milliseconds'] * 1e3:.0f}",
+        )
+        for key, row in found["rows"].items()
+        for one in row["segjax"]["costliest"][:3]
+    ]
+    header = ("the costliest here", "ms", "kind", "result", "module", "GF/s")
+    torch_kinds = dict.fromkeys(name for _, name in TORCH_KINDS)
+    parts = [
+        of_side(found, "segjax", KINDS_SHOWN),
+        of_side(found, "torch", list(torch_kinds)),
+        record.table(header, top),
+        record.where(found),
+    ]
+    return "\n\n".join(parts)
 
 
 def main() -> int:

@@ -95,10 +95,13 @@ def _plain(x, kernel, strides, padding, dilation, groups=1):
 
 
 def _shared(x, kernel, strides, padding, dilation):
-    """One group on a CPU: in pieces side by side where all cores need them."""
+    """One group on a CPU: in pieces side by side where all cores need them.
+
+    And padded on the right where it has no padding at all.
+    """
     size = result_size(x, kernel, strides, padding, dilation)
     count, parts = table.beside(x.dtype, x.shape[0], size, kernel.shape, dilation)
-    # XLA:CPU is four times as slow without any padding: beside() pads the right.
+    # XLA:CPU is slow without any padding (speed_gradients.json): beside() has some.
     bare = strides == (1, 1) and not any(map(sum, padding)) and kernel.shape[1] > 1
     if (count, parts) == (1, 1) and not bare:
         return _plain(x, kernel, strides, padding, dilation)
@@ -267,7 +270,7 @@ def _spread(y, strides):
     """[B, h, w, sh * sw * C] -> [B, h * sh, w * sw, C]: the pixels of each place."""
     (b, h, w, c), (sh, sw) = y.shape, strides
     y = y.reshape(b, h, w, sh, sw, c // (sh * sw)).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(b, h * sh, w * sw, -1)
+    return y.reshape(b, h * sh, w * sw, c // (sh * sw))
 
 
 def _phases(
@@ -385,4 +388,4 @@ def _differences(x, kernel):
         for s in ("first", "last")
     ]
     y = jnp.stack(phases, 3)
-    return _spread(y.reshape(*y.shape[:3], -1), (2, 2))
+    return _spread(y.reshape(*y.shape[:3], 4 * kernel.shape[3]), (2, 2))

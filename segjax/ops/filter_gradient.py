@@ -11,6 +11,8 @@ from functools import partial
 import jax.numpy as jnp
 from jax import lax
 
+from segjax.ops.beside import cores
+
 BAND = 16
 """Rows at a time, at most: the copies of a band stay in the core's own cache."""
 
@@ -144,7 +146,7 @@ def _by_image(x, g):
 
 
 def in_bands(move_x, x, g, shape, strides, padding, dilation):
-    """Stride 1: :func:`split` or :func:`gim` on bands of rows, two at once, added up.
+    """Stride 1: :func:`split` or :func:`gim` on bands of rows, a core each, added up.
 
     What is brought together is then written to the cache and read from there. The
     columns of x are shifted, and the rows of g, or all of g (``move_x``: the first).
@@ -155,7 +157,7 @@ def in_bands(move_x, x, g, shape, strides, padding, dilation):
     reach = [dh * (kh - 1), dw * (kw - 1)]
     rows = band(height)
     bands = len(x) * (height // rows)
-    at_once = 2 - bands % 2
+    at_once = next(n for n in range(max(2, cores()), 0, -1) if bands % n == 0)
     # Row q of x meets rows q + padding - i * dh of g, columns alike.
     config = [(0, 0, 0)] * 4
     for axis in (0,) if move_x else (0, 1):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.ops.beside import cores, pieces
+from segjax.ops.filter_gradient import BAND, band
 
 LARGE = 2**14
 """Pixels of a map whose shifted copies leave a core's own cache."""
@@ -77,13 +78,6 @@ def conv(
     kh, kw, c_in, c_out = kernel
     reach = dilation[0] * (kh - 1) // 2
     same = strides == (1, 1) and padding[0] == (reach, reach) and kh % 2 == 1
-    reaches = [dilation[i] * (kernel[i] - 1) for i in (0, 1)]
-    out = [
-        (size[i] + sum(padding[i]) - reaches[i] - 1) // strides[i] + 1 for i in (0, 1)
-    ]
-    alone = jax.device_count() == 1  # batches and their products are on it whole
-    large = alone and out[0] * out[1] >= LARGE
-    one = padding == ((1, 1), (1, 1)) and strides == dilation == (1, 1)
     if spatial > 1 and same and reach * spatial > size[0]:
         return "rows"
     if platform != "cpu":
@@ -99,33 +93,60 @@ def conv(
         return "blocks"  # 256x256, 4x4 / 4, 3 -> 96, with backward: 26 -> 11 ms
     if size[1] <= 2 and kw > 1:
         return "patches"  # 16 x 2x2, 512 -> 512, forward: 2 -> 89
-    if large and c_in < 8:
-        # 256x256, 7x7 / 2, 3 -> 64: 36 -> 83; 3x3, 3 -> 64: 23 -> 57.
-        fits = dilation == (1, 1) and out[1] % 2 == 0 and kh * kw > 1
-        return "windows" if fits else "plain"
-    deep = alone and out[0] * out[1] * c_in * c_out >= 2**27 and min(c_in, c_out) >= 128
-    if one and deep and (kh, kw) == (3, 3) and size[0] % 2 == size[1] % 2 == 0:
-        # On two cores: 32x32, 512 -> 512: 240 -> 330; 64x64, 128 -> 256: 116 -> 197.
-        return "winograd"
-    if large and strides == (1, 1) and max(kh, kw) <= 3:
-        # 128x128, 128 -> 32: 93 -> 126, split in bands 94.
-        # 256x256, 64 -> 64: 95 -> 126; 16 -> 16: 43 -> 65; 128x128, 32 -> 32: 59 -> 92.
-        return "gim in bands" if c_in >= 4 * c_out else "split in bands"
+    if jax.device_count() == 1:  # a batch, and products over all of it, are whole
+        found = _large(dtype, size, kernel, strides, padding, dilation)
+        if found is not None:
+            return found
     if (kh, kw) == (2, 2) and strides == (1, 1):
-        return "taps"  # 128x128, 32 -> 64: 1 -> 42
+        return "taps"  # XLA's own takes forty times as long: speed_gradients.json
     if (kh, kw) != (3, 3) or c_in < 8:
         return "plain"
+    one = padding == ((1, 1), (1, 1)) and strides == dilation == (1, 1)
     if strides != (1, 1):
         return "taps" if c_in >= 32 else "plain"  # 16x16, 256 -> 512: 93 -> 118
     if c_in >= 128 and 4 * c_out <= c_in:
-        return "gim"  # 128x128, 128 -> 32: 32 -> 61
+        return "gim"  # 128x128, 128 -> 32: 32 -> 61 (of several devices)
     if one and size[1] % 2 == 0 and c_in >= 64 and c_out >= 32:
         return "pairs"  # 64x64, 64 -> 64: 38 -> 78; split 48. 8x8, 512: 82 -> 92
     if c_in >= 128 and 2 * c_out <= c_in:
         return "gim"  # 64x64, 128 -> 64: 29 -> 48
     if min(c_in, c_out) >= 32 or (c_in >= 16 and c_out % 16):
         return "split"  # 32x32, 128 -> 128: 44 -> 69; 256x256, 16 -> 21: 7 -> 18
-    return "plain"  # 256x256, 32 -> 16: nothing beats XLA
+    return "plain"  # 256x256, 32 -> 16 (of several devices): nothing beats XLA
+
+
+def _large(
+    dtype: Any,
+    size: tuple[int, int],
+    kernel: tuple[int, ...],
+    strides: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    dilation: tuple[int, int],
+) -> str | None:
+    """:func:`conv` of one group on a CPU's only device, where maps are large.
+
+    Numbers: docs/results/speed_gradients.json, two cores.
+    """
+    kh, kw, c_in, c_out = kernel
+    reach = [dilation[i] * (kernel[i] - 1) for i in (0, 1)]
+    height, width = (
+        (size[i] + sum(padding[i]) - reach[i] - 1) // strides[i] + 1 for i in (0, 1)
+    )
+    one = padding == ((1, 1), (1, 1)) and strides == dilation == (1, 1)
+    deep = height * width * c_in * c_out >= 2**27 and min(c_in, c_out) >= 128
+    exact = jnp.dtype(dtype).itemsize >= 4  # it adds values before it multiplies
+    even = height % 2 == width % 2 == 0
+    if one and deep and exact and even and (kh, kw) == (3, 3):
+        return "winograd"
+    if height * width < LARGE:
+        return None
+    if c_in < 8:
+        fits = dilation == (1, 1) and width % 2 == 0 and kh * kw > 1
+        return "windows" if fits else None
+    small = 1 < kh * kw and max(kh, kw) <= 3 and reach[0] <= BAND // 2
+    if strides == (1, 1) and small and band(size[0]) >= BAND // 2:
+        return "gim in bands" if c_in >= 4 * c_out else "split in bands"
+    return None
 
 
 def beside(

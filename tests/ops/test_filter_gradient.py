@@ -101,7 +101,27 @@ def test_the_table_looks_at_the_size(monkeypatch, size, kernel, strides, formula
     assert table.conv(*args) == formulation
     # Devices that share a batch would gather the band of one image.
     monkeypatch.setattr(table.jax, "device_count", lambda: 2)
-    assert table.conv(*args) not in ("split in bands", "gim in bands", "windows")
+    assert table.conv(*args) not in (
+        *("split in bands", "gim in bands", "windows", "winograd"),
+    )
+
+
+def test_bands_are_of_many_rows_and_winograd_of_wide_types(monkeypatch):
+    monkeypatch.setattr(table.jax, "device_count", lambda: 1)
+
+    def chosen(size, kernel, reach=1, dtype=jnp.float32):
+        sides = ((reach, reach), (reach, reach))
+        how = (1, 1), sides, 1, (reach, reach)
+        return table.conv("cpu", dtype, size, kernel, *how)
+
+    shape = (3, 3, 32, 32)
+    assert chosen((136, 140), shape) == "split in bands"  # 17 bands of 8 rows
+    assert chosen((257, 257), shape) == "split"  # a prime: of one row each
+    assert chosen((128, 128), shape, reach=4) == "split in bands"
+    assert chosen((128, 128), shape, reach=5) == "split"  # 10 rows more for 16
+    assert chosen((64, 64), (3, 3, 256, 256)) == "winograd"
+    assert chosen((64, 64), (3, 3, 256, 256), dtype=jnp.bfloat16) == "pairs"
+    assert chosen((64, 63), (3, 3, 256, 256)) == "split"
 
 
 @pytest.mark.parametrize(
@@ -109,10 +129,10 @@ def test_the_table_looks_at_the_size(monkeypatch, size, kernel, strides, formula
     [
         ((9, 12), (7, 7, 3, 4), 2, 3, 1, "windows"),
         ((6, 8), (3, 3, 3, 4), 1, 1, 1, "windows"),
-        ((6, 7), (3, 3, 8, 9), 1, 1, 1, "split in bands"),
+        ((8, 7), (3, 3, 8, 9), 1, 1, 1, "split in bands"),
         ((18, 9), (3, 3, 8, 8), 1, 2, 2, "split in bands"),
-        ((7, 6), (3, 3, 16, 4), 1, 1, 1, "gim in bands"),
-        ((5, 6), (2, 2, 8, 4), 1, 1, 1, "split in bands"),
+        ((10, 6), (3, 3, 16, 4), 1, 1, 1, "gim in bands"),
+        ((9, 6), (2, 2, 8, 4), 1, 1, 1, "split in bands"),
         ((2, 3), (2, 2, 8, 4), 1, 1, 1, "taps"),
         ((8, 9), (2, 3, 5, 4), (2, 3), 0, 1, "blocks"),
         ((512, 4), (3, 3, 256, 256), 1, 1, 1, "winograd"),
@@ -128,7 +148,7 @@ def test_convolutions_agree(
     rng = np.random.default_rng(5)
     x, taps = rng.normal(size=(2, *size, shape[2])), rng.normal(size=shape)
     agree(
-        TOLERANCES if formulation != "winograd" else TOLERANCES[:1],
+        TOLERANCES,
         lambda platform, x, taps: conv.conv2d(
             *(x, taps),
             strides=strides,
