@@ -9,6 +9,7 @@ from benchmarks.speed import (
     agreement,
     contest,
     convolutions,
+    gradients,
     inference,
     operations,
     readme,
@@ -175,3 +176,18 @@ def test_recorded_operations_add_up_and_are_on_the_page():
         assert 0.8 < total / row["segjax"]["milliseconds"] < 1.2
     page = (record.ROOT / "docs" / "speed.md").read_text()
     assert operations.render(content) in page
+
+
+def test_recorded_gradients_agreed_and_are_on_the_page():
+    content = record.read(gradients.RECORD)
+    assert len(content["rows"]) == len(gradients.CASES) + len(gradients.UNPADDED)
+    for row in content["rows"].values():
+        assert row["error"] <= gradients.TOLERANCE
+        # What the table says today, on one device.
+        assert row["formulations"]["xla"] == "plain"
+    for case in gradients.CASES:
+        row = content["rows"][gradients.key(case)]
+        for name, devices in (("shared", 2), ("alone", 1)):
+            assert row["formulations"][name] == gradients.formulation(case, devices)
+    page = (record.ROOT / "docs" / "speed.md").read_text()
+    assert gradients.render(content) in page
