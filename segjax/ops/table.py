@@ -67,9 +67,9 @@ def conv(
 ) -> str:
     """Formulation of a convolution with ``kernel`` [kh, kw, Ci/groups, Co].
 
-    Returns one of "plain", "dot" (1x1: a product over channels), "blocks" (the same of
-    pixels that no two taps share), "patches" (the taps
-    side by side, then one product), "depthwise" (shifted multiply-adds), or one of
+    Returns one of "plain", "dot" (1x1: a product over channels), "blocks" (the same
+    where stride and kernel are alike), "patches" (the taps side by side, then one
+    product), "depthwise" (shifted multiply-adds), or one of
     segjax.ops.filter_gradient, which leave forward and input gradient to XLA. Where
     ``spatial`` devices share the rows and a tap lies beyond the neighbour's, "rows":
     one convolution per row of the kernel, each of the shifted map. XLA would gather the
