@@ -183,8 +183,8 @@ def test_recorded_gradients_agreed_and_are_on_the_page():
     assert len(content["rows"]) == len(gradients.CASES) + len(gradients.UNPADDED)
     for row in content["rows"].values():
         assert row["error"] <= gradients.TOLERANCE
-        # What the table says today, on one device.
         assert row["formulations"]["xla"] == "plain"
+    # What the table says today.
     for case in gradients.CASES:
         row = content["rows"][gradients.key(case)]
         for name, devices in (("shared", 2), ("alone", 1)):

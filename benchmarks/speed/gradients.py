@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks import record
+from benchmarks.speed.contest import spread
 from segjax.ops import conv, filter_gradient, table
 
 RECORD = record.ROOT / "docs" / "results" / "speed_gradients.json"
@@ -137,10 +138,7 @@ def render(found: Mapping[str, Any]) -> str:
             label = "" if one == "xla" else f" ({row['formulations'][one]})"
             cells.append(f"{speed:.0f}{label}")
         turns = zip(row["turns"]["xla"], row["turns"]["alone"], strict=True)
-        ratios = sorted(a / b for a, b in turns)
-        middle = statistics.median(ratios)
-        cells.append(f"{middle:.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})")
-        rows.append((name, *cells))
+        rows.append((name, *cells, spread([a / b for a, b in turns])))
     header = (
         *("convolution, batch 4", "XLA's, GF/s", "batch shared, GF/s"),
         *("one device, GF/s", "one device : XLA's"),

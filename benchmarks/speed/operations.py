@@ -128,7 +128,7 @@ def multiplied(text: str) -> Iterator[tuple[str, str, str, str, float, bool]]:
 
 def described(text: str) -> dict[str, tuple[str, str, float, bool]]:
     """Name -> (shape, op_name, FLOPs, over pixels), fused ones in what holds them."""
-    owner, within = "", defaultdict(list)
+    within = defaultdict(list)
     lines: dict[str, tuple[str, str, str, float, bool]] = {}
     for block in re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ \([^\n]*\{\n)", text):
         head = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(", block)

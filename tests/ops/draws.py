@@ -22,6 +22,13 @@ def drawn(rng: np.random.Generator, shape, kind: str) -> np.ndarray:
     return np.round(x) if kind == "whole" else x
 
 
+def close(found, wanted, tolerance):
+    """Of one shape and dtype, and alike to ``tolerance`` of the largest value."""
+    assert found.shape == wanted.shape and found.dtype == wanted.dtype
+    largest = max(np.abs(wanted).max(initial=0), 1e-30)
+    assert np.abs(found - wanted).max(initial=0) <= tolerance * largest
+
+
 def with_pullback(function: Callable) -> Callable:
     """Compiled (x, g) -> function(x) and the gradient of <g, function(x)>."""
 

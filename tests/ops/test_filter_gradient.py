@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 
 from segjax.ops import conv, filter_gradient, table
+from tests.ops.draws import close
 
 TOLERANCES = ((np.float64, 1e-10), (np.float32, 1e-5))
-
-
-def close(found, wanted, tolerance):
-    assert found.shape == wanted.shape and found.dtype == wanted.dtype
-    largest = max(np.abs(wanted).max(initial=0), 1e-30)
-    assert np.abs(found - wanted).max(initial=0) <= tolerance * largest
 
 
 @pytest.fixture
