@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.ops import filter_gradient, table
+from segjax.ops import filter_gradient, table, winograd
 from segjax.ops.apart import apart
 from segjax.ops.beside import beside, result_size
 from segjax.ops.depthwise import depthwise
@@ -164,12 +164,16 @@ def _patches(x, kernel, strides, padding, dilation):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _conv_gemm(strides, padding, dilation, formulation, x, kernel):
-    """One group; the filter gradient by ``formulation``."""
+    """One group; the filter gradient by ``formulation``, the rest by the table, too."""
+    size = x.shape[1:3]
+    if table.winograd(x.dtype, size, kernel.shape, strides, padding, dilation):
+        return apart(partial(winograd.convolve, dilation=dilation), x, kernel)
     return _shared(x, kernel, strides, padding, dilation)
 
 
 def _conv_gemm_forward(strides, padding, dilation, formulation, x, kernel):
-    return _shared(x, kernel, strides, padding, dilation), (x, kernel)
+    y = _conv_gemm(strides, padding, dilation, formulation, x, kernel)
+    return y, (x, kernel)
 
 
 def _conv_gemm_backward(strides, padding, dilation, formulation, residuals, g):
@@ -186,6 +190,10 @@ def _conv_gemm_backward(strides, padding, dilation, formulation, residuals, g):
 
 def _input_gradient(x, kernel, g, strides, padding, dilation):
     """Of stride 1: the convolution of ``g`` with the kernel turned about."""
+    size = x.shape[1:3]
+    if table.winograd(g.dtype, size, kernel.shape, strides, padding, dilation):
+        turned = partial(winograd.convolve, dilation=dilation, adjoint=True)
+        return apart(turned, g, kernel)
     reach = [dilation[i] * (kernel.shape[i] - 1) for i in (0, 1)]
     if strides == (1, 1) and all(
         max(sides) <= r for sides, r in zip(padding, reach, strict=True)

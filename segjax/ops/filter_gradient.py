@@ -11,6 +11,7 @@ from functools import partial
 import jax.numpy as jnp
 from jax import lax
 
+from segjax.ops import winograd
 from segjax.ops.beside import cores
 
 BAND = 16
@@ -199,37 +200,6 @@ def in_bands(move_x, x, g, shape, strides, padding, dilation):
     return total.reshape(c_in, kh, kw, c_out).transpose(1, 2, 0, 3)
 
 
-def winograd(x, g, shape, strides, padding, dilation):
-    """3x3, stride 1, padding 1, even sizes: 16 products over a quarter of the pixels.
-
-    The adjoint of Winograd's F(2x2, 3x3) (Lavin & Gray 2016, arXiv:1509.09308): 4 of 9
-    multiply-adds. For each 2x2 of ``g`` and the 4x4 of x that it saw.
-    """
-    c_in, c_out = shape[2:]
-
-    def seen(x, axis):
-        last = x.shape[axis] - 3
-        at = [lax.slice_in_dim(x, i, i + last, 2, axis) for i in range(4)]
-        return at[0] - at[2], at[1] + at[2], at[2] - at[1], at[1] - at[3]
-
-    def spread(g, axis):
-        a, b = (lax.slice_in_dim(g, i, None, 2, axis) for i in (0, 1))
-        return a, a + b, a - b, -b
-
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    products = [
-        [
-            over_pixels(v, u)
-            for v, u in zip(seen(rows, 2), spread(g_rows, 2), strict=True)
-        ]
-        for rows, g_rows in zip(seen(x, 1), spread(g, 1), strict=True)
-    ]
-    points = jnp.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2
-    points = points.astype(products[0][0].dtype)
-    found = jnp.array(products).reshape(4, 4, c_in, c_out)
-    return jnp.einsum("ai,bj,abco->ijco", points, points, found)
-
-
 def band(height):
     """The most rows, up to BAND, that divide a map's height."""
     return next(n for n in range(min(BAND, height), 0, -1) if height % n == 0)
@@ -241,7 +211,7 @@ FORMULATIONS = {
     "pairs": pairs,
     "taps": taps,
     "windows": windows,
-    "winograd": winograd,
+    "winograd": winograd.filter_gradient,
     "split in bands": partial(in_bands, True),
     "gim in bands": partial(in_bands, False),
 }

@@ -18,6 +18,8 @@ from segjax.ops.filter_gradient import BAND, band
 
 LARGE = 2**14
 """Pixels of a map whose shifted copies leave a core's own cache."""
+DEEP = 2**24
+"""Pixels times channels in times channels out from which Winograd's products pay."""
 
 
 def suited(platform: str | None, spatial: int) -> str | None:
@@ -70,7 +72,7 @@ def conv(
     Returns one of "plain", "dot" (1x1: a product over channels), "blocks" (the same
     where stride and kernel are alike), "patches" (the taps side by side, then one
     product), "depthwise" (shifted multiply-adds), or one of
-    segjax.ops.filter_gradient, which leave forward and input gradient to XLA. Where
+    segjax.ops.filter_gradient, of the filter gradient alone. Where
     ``spatial`` devices share the rows and a tap lies beyond the neighbour's, "rows":
     one convolution per row of the kernel, each of the shifted map. XLA would gather the
     map, of which the taps need three rows per device's row.
@@ -132,11 +134,7 @@ def _large(
     height, width = (
         (size[i] + sum(padding[i]) - reach[i] - 1) // strides[i] + 1 for i in (0, 1)
     )
-    one = padding == ((1, 1), (1, 1)) and strides == dilation == (1, 1)
-    deep = height * width * c_in * c_out >= 2**27 and min(c_in, c_out) >= 128
-    exact = jnp.dtype(dtype).itemsize >= 4  # it adds values before it multiplies
-    even = height % 2 == width % 2 == 0
-    if one and deep and exact and even and (kh, kw) == (3, 3):
+    if winograd(dtype, size, kernel, strides, padding, dilation):
         return "winograd"
     if height * width < LARGE:
         return None
@@ -147,6 +145,28 @@ def _large(
     if strides == (1, 1) and small and band(size[0]) >= BAND // 2:
         return "gim in bands" if c_in >= 4 * c_out else "split in bands"
     return None
+
+
+def winograd(
+    dtype: Any,
+    size: tuple[int, int],
+    kernel: tuple[int, ...],
+    strides: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    dilation: tuple[int, int],
+) -> bool:
+    """Whether a CPU's only device convolves a map of ``size`` by Winograd's products.
+
+    One group, as large a result; the input gradient likewise. (The filter gradient goes
+    by :func:`conv`.) Numbers: docs/results/speed_winograd.json.
+    """
+    same = padding == tuple((d, d) for d in dilation) and strides == (1, 1)
+    exact = jnp.dtype(dtype).itemsize >= 4  # it adds values before it multiplies
+    if jax.device_count() > 1 or kernel[:2] != (3, 3) or not same or not exact:
+        return False
+    pixels, (few, many) = size[0] * size[1], sorted(kernel[2:])
+    deep = few >= 64 and pixels * few * many >= DEEP
+    return deep and (pixels < LARGE or many >= 128)
 
 
 def beside(

@@ -106,12 +106,12 @@ def two_cores(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
-@pytest.mark.parametrize("strides, filters", [(1, 64), (2, 128)])
-def test_a_cpu_puts_images_side_by_side(two_cores, strides, filters):
+@pytest.mark.parametrize("strides, channels, filters", [(1, 63, 64), (2, 64, 128)])
+def test_a_cpu_puts_images_side_by_side(two_cores, strides, channels, filters):
     """Float32 alone, by the table; value and gradients agree with the plain ones."""
     rng = np.random.default_rng(2)
-    x = rng.normal(size=(2, 64 * strides, 64, 64)).astype(np.float32)
-    kernel = rng.normal(size=(3, 3, 64, filters)).astype(np.float32)
+    x = rng.normal(size=(2, 64 * strides, 64, channels)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, channels, filters)).astype(np.float32)
 
     def run(platform):
         def function(x, kernel):

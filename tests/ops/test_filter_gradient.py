@@ -20,10 +20,6 @@ def on_one_device(monkeypatch):
 
 def geometry(name, rng):
     """Batch, size, kernel, strides, padding and dilation that a formulation takes."""
-    if name == "winograd":
-        kernel, padding = (3, 3), ((1, 1), (1, 1))
-        size = tuple(2 * int(n) for n in rng.integers(1, 6, 2))
-        return int(rng.integers(1, 4)), size, kernel, (1, 1), padding, (1, 1)
     kernel = tuple(int(n) for n in rng.integers(1, 6, 2))
     bands = "bands" in name
     strides = (1, 1) if bands else tuple(int(n) for n in rng.integers(1, 4, 2))
@@ -38,9 +34,7 @@ def geometry(name, rng):
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize(
-    "name", ("windows", "winograd", "split in bands", "gim in bands")
-)
+@pytest.mark.parametrize("name", ("windows", "split in bands", "gim in bands"))
 def test_drawn_geometries(name, seed):
     """1e-10 in float64, 1e-5 in float32."""
     rng = np.random.default_rng(seed)
@@ -81,7 +75,11 @@ def test_drawn_geometries(name, seed):
         (128, (2, 2, 32, 64), 1, "split in bands"),
         (64, (3, 3, 256, 256), 1, "winograd"),
         (32, (3, 3, 512, 512), 1, "winograd"),
-        (64, (3, 3, 64, 64), 1, "pairs"),
+        (64, (3, 3, 64, 64), 1, "winograd"),
+        (8, (3, 3, 512, 512), 1, "winograd"),
+        (128, (3, 3, 64, 128), 1, "winograd"),
+        (128, (3, 3, 64, 64), 1, "split in bands"),
+        (32, (3, 3, 64, 64), 1, "pairs"),
         (16, (2, 2, 64, 128), 1, "taps"),
         (256, (4, 4, 3, 96), 4, "blocks"),
         (64, (2, 2, 96, 192), 2, "blocks"),
@@ -101,22 +99,19 @@ def test_the_table_looks_at_the_size(monkeypatch, size, kernel, strides, formula
     )
 
 
-def test_bands_are_of_many_rows_and_winograd_of_wide_types(monkeypatch):
+def test_bands_are_of_many_rows(monkeypatch):
     monkeypatch.setattr(table.jax, "device_count", lambda: 1)
 
-    def chosen(size, kernel, reach=1, dtype=jnp.float32):
+    def chosen(size, kernel, reach=1):
         sides = ((reach, reach), (reach, reach))
         how = (1, 1), sides, 1, (reach, reach)
-        return table.conv("cpu", dtype, size, kernel, *how)
+        return table.conv("cpu", jnp.float32, size, kernel, *how)
 
     shape = (3, 3, 32, 32)
     assert chosen((136, 140), shape) == "split in bands"  # 17 bands of 8 rows
     assert chosen((257, 257), shape) == "split"  # a prime: of one row each
     assert chosen((128, 128), shape, reach=4) == "split in bands"
     assert chosen((128, 128), shape, reach=5) == "split"  # 10 rows more for 16
-    assert chosen((64, 64), (3, 3, 256, 256)) == "winograd"
-    assert chosen((64, 64), (3, 3, 256, 256), dtype=jnp.bfloat16) == "pairs"
-    assert chosen((64, 63), (3, 3, 256, 256)) == "split"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +125,6 @@ def test_bands_are_of_many_rows_and_winograd_of_wide_types(monkeypatch):
         ((9, 6), (2, 2, 8, 4), 1, 1, 1, "split in bands"),
         ((2, 3), (2, 2, 8, 4), 1, 1, 1, "taps"),
         ((8, 9), (2, 3, 5, 4), (2, 3), 0, 1, "blocks"),
-        ((512, 4), (3, 3, 256, 256), 1, 1, 1, "winograd"),
     ],
     ids=str,
 )
