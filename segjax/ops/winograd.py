@@ -6,7 +6,7 @@ product of matrices over channels, for a quarter of the pixels (Lavin & Gray 201
 arXiv:1509.09308). Its factors are small, and its float32 error near that of a direct
 convolution (docs/results/speed_winograd.json).
 
-A map that is dilated by (d, e) is d * e maps, convolved without holes. The transforms of
+A map that is dilated by (d, e) is d * e maps, convolved without holes. Transforms of
 large maps would leave the cache, so these go in bands of rows.
 """
 
