@@ -31,6 +31,17 @@ def over_pixels(x, g):
     )
 
 
+def narrow_first(x, g):
+    """:func:`over_pixels`, the map of fewer channels on the left: XLA:CPU's faster way.
+
+    16384 pixels of 256 and 64 channels, one core: 12 -> 7 ms.
+    """
+    if x.shape[3] <= g.shape[3]:
+        return over_pixels(x, g)
+    # XLA would turn the product around again, but not across a barrier.
+    return lax.optimization_barrier(over_pixels(g, x)).T
+
+
 def split(x, g, shape, strides, padding, dilation):
     """Stride 1: (x at kw column shifts) times (g at kh row shifts)."""
     kh, kw, c_in, c_out = shape
@@ -189,12 +200,15 @@ def in_bands(move_x, x, g, shape, strides, padding, dilation):
         else:
             begins = [reach[1] - j * dw for j in range(kw)]
             moved = [m for row in moved for m in shifted(row, 2, width, begins)]
-        return total + _by_image(part, jnp.concatenate(moved, 3))
+        moved = jnp.concatenate(moved, 3)
+        return total + (_by_image(moved, part) if turned else _by_image(part, moved))
 
     moving = (kw * c_in, kh * c_out) if move_x else (c_in, kh * kw * c_out)
+    turned = moving[0] > moving[1]  # as in narrow_first
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    start = jnp.zeros((at_once, *moving), wide)
+    start = jnp.zeros((at_once, *(moving[::-1] if turned else moving)), wide)
     total = lax.fori_loop(0, bands // at_once, add, start).sum(0)
+    total = total.T if turned else total
     if move_x:
         return total.reshape(kw, c_in, kh, c_out).transpose(2, 0, 1, 3)
     return total.reshape(c_in, kh, kw, c_out).transpose(1, 2, 0, 3)

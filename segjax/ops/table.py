@@ -147,6 +147,17 @@ def _large(
     return None
 
 
+def narrow_first(shape: tuple[int, ...], c_out: int) -> bool:
+    """Whether a 1x1 convolution of a map ``shape`` (B, H, W, Ci) has its own gradient.
+
+    (:func:`segjax.ops.filter_gradient.narrow_first`.) A resnet50's reducing ones.
+    """
+    batch, height, width, c_in = shape
+    # On several devices XLA splits the product that it knows.
+    few = jax.device_count() == 1 and c_in > c_out
+    return few and batch * height * width * c_in * c_out >= 2**28
+
+
 def winograd(
     dtype: Any,
     size: tuple[int, int],

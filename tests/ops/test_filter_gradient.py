@@ -167,6 +167,28 @@ def agree(tolerances, function, *arrays):
                 close(a, b, tolerance)
 
 
+@pytest.mark.parametrize("strides", (1, 2))
+def test_fewer_channels_by_1x1(monkeypatch, strides):
+    """The product of the fewer channels with the many, turned around."""
+    monkeypatch.setattr(table, "narrow_first", lambda shape, c_out: shape[3] > c_out)
+    rng = np.random.default_rng(8)
+    x, kernel = rng.normal(size=(3, 4, 7, 9)), rng.normal(size=(1, 1, 9, 4))
+
+    def function(platform, x, kernel):
+        return conv.conv2d(x, kernel, strides=strides, platform=platform)
+
+    agree(TOLERANCES, function, x, kernel)
+
+
+def test_which_1x1_convolutions_have_their_own_gradient(monkeypatch):
+    monkeypatch.setattr(table.jax, "device_count", lambda: 1)
+    assert table.narrow_first((4, 64, 64, 256), 64)
+    assert not table.narrow_first((4, 64, 64, 64), 256)
+    assert not table.narrow_first((4, 32, 32, 256), 64)
+    monkeypatch.setattr(table.jax, "device_count", lambda: 2)
+    assert not table.narrow_first((4, 64, 64, 256), 64)
+
+
 @pytest.mark.parametrize("skip", (0, 5))
 @pytest.mark.parametrize("size", ((4, 3), (2, 5)))
 def test_upsampled_convolution_by_corners(on_one_device, size, skip):
