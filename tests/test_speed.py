@@ -14,8 +14,10 @@ from benchmarks.speed import (
     operations,
     readme,
     training,
+    winograd,
 )
 from benchmarks.speed.networks import Network
+from segjax.ops import table
 from tests.requirements import require_parity
 
 NETWORK = Network("resnet18", "unet", batch=1, size=32, classes=3)
@@ -114,6 +116,23 @@ def test_recorded_convolutions_agreed_and_are_on_the_page():
         assert row["error"] <= 1e-5
     page = (record.ROOT / "docs" / "speed.md").read_text()
     assert convolutions.render(content) in page
+
+
+def test_recorded_products_agreed_and_are_on_the_page(monkeypatch):
+    """And the table takes them on one device."""
+    monkeypatch.setattr(table.jax, "device_count", lambda: 1)
+    content = record.read(winograd.RECORD)
+    assert len(content["rows"]) == len(winograd.CASES)
+    for case in winograd.CASES:
+        size, c_in, c_out, d = case
+        errors = content["rows"][winograd.key(case)]["errors"]
+        found = [e for task in errors.values() for e in task.values()]
+        assert len(found) == 4 and max(found) <= winograd.TOLERANCE
+        same = (d, d), (d, d)
+        shape = (3, 3, c_in, c_out)
+        assert table.winograd("f4", (size, size), shape, (1, 1), same, (d, d))
+    page = (record.ROOT / "docs" / "speed.md").read_text()
+    assert winograd.render(content) in page
 
 
 def test_readme_has_the_recorded_speeds():
