@@ -130,7 +130,7 @@ def _rows(x, kernel, columns, dilation, groups):
 def _dot(x, kernel, strides):
     """A 1x1 convolution: the strided pixels times a matrix."""
     x = x[:, :: strides[0], :: strides[1]]
-    if table.narrow_first(x.shape, kernel.shape[3]):
+    if table.narrow_first(x.shape[1:], kernel.shape[3]):
         return _reducing(x, kernel[0, 0])
     return _over_channels(x, kernel[0, 0])
 
@@ -149,7 +149,8 @@ def _reducing_backward(residuals, g):
     x, matrix = residuals
     with jax.named_scope("filter_gradient"):
         gradient = filter_gradient.narrow_first(x, g)
-    return _over_channels(g, matrix.T), gradient.astype(matrix.dtype)
+    with jax.named_scope("input_gradient"):
+        return _over_channels(g, matrix.T), gradient.astype(matrix.dtype)
 
 
 _reducing.defvjp(_reducing_forward, _reducing_backward)
@@ -186,9 +187,8 @@ def _patches(x, kernel, strides, padding, dilation):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _conv_gemm(strides, padding, dilation, formulation, x, kernel):
-    """One group; the filter gradient by ``formulation``, the rest by the table, too."""
-    size = x.shape[1:3]
-    if table.winograd(x.dtype, size, kernel.shape, strides, padding, dilation):
+    """One group; the filter gradient by ``formulation``, and all of "winograd"."""
+    if formulation == "winograd":
         return apart(partial(winograd.convolve, dilation=dilation), x, kernel)
     return _shared(x, kernel, strides, padding, dilation)
 
@@ -206,16 +206,16 @@ def _conv_gemm_backward(strides, padding, dilation, formulation, residuals, g):
     with jax.named_scope("filter_gradient"):
         dk = apart(lambda x, g: gradient(x, g, shape, strides, padding, dilation), x, g)
     with jax.named_scope("input_gradient"):
-        dx = _input_gradient(x, kernel, g, strides, padding, dilation)
+        if formulation == "winograd":
+            turned = partial(winograd.convolve, dilation=dilation, adjoint=True)
+            dx = apart(turned, g, kernel)
+        else:
+            dx = _input_gradient(x, kernel, g, strides, padding, dilation)
     return dx, dk.astype(kernel.dtype)
 
 
 def _input_gradient(x, kernel, g, strides, padding, dilation):
     """Of stride 1: the convolution of ``g`` with the kernel turned about."""
-    size = x.shape[1:3]
-    if table.winograd(g.dtype, size, kernel.shape, strides, padding, dilation):
-        turned = partial(winograd.convolve, dilation=dilation, adjoint=True)
-        return apart(turned, g, kernel)
     reach = [dilation[i] * (kernel.shape[i] - 1) for i in (0, 1)]
     if strides == (1, 1) and all(
         max(sides) <= r for sides, r in zip(padding, reach, strict=True)

@@ -1,4 +1,4 @@
-"""The gradient of a convolution's kernel as one matrix product over pixels.
+"""The gradient of a convolution's kernel as a matrix product over pixels.
 
 XLA:CPU's own filter gradient transposes both maps and runs far below the processor's
 speed; a product over pixels reaches it, if few copies bring the shifted maps together.
@@ -32,12 +32,10 @@ def over_pixels(x, g):
 
 
 def narrow_first(x, g):
-    """:func:`over_pixels`, the map of fewer channels on the left: XLA:CPU's faster way.
+    """:func:`over_pixels`, with ``g``, of fewer channels, on the left: faster.
 
     16384 pixels of 256 and 64 channels, one core: 12 -> 7 ms.
     """
-    if x.shape[3] <= g.shape[3]:
-        return over_pixels(x, g)
     # XLA would turn the product around again, but not across a barrier.
     return lax.optimization_barrier(over_pixels(g, x)).T
 

@@ -72,7 +72,7 @@ def conv(
     Returns one of "plain", "dot" (1x1: a product over channels), "blocks" (the same
     where stride and kernel are alike), "patches" (the taps side by side, then one
     product), "depthwise" (shifted multiply-adds), or one of
-    segjax.ops.filter_gradient, of the filter gradient alone. Where
+    segjax.ops.filter_gradient ("winograd": all, the others: that gradient alone). Where
     ``spatial`` devices share the rows and a tap lies beyond the neighbour's, "rows":
     one convolution per row of the kernel, each of the shifted map. XLA would gather the
     map, of which the taps need three rows per device's row.
@@ -148,14 +148,14 @@ def _large(
 
 
 def narrow_first(shape: tuple[int, ...], c_out: int) -> bool:
-    """Whether a 1x1 convolution of a map ``shape`` (B, H, W, Ci) has its own gradient.
+    """Whether a 1x1 convolution of a map (H, W, Ci) has a filter gradient of its own.
 
     (:func:`segjax.ops.filter_gradient.narrow_first`.) A resnet50's reducing ones.
     """
-    batch, height, width, c_in = shape
+    height, width, c_in = shape
     # On several devices XLA splits the product that it knows.
-    few = jax.device_count() == 1 and c_in > c_out
-    return few and batch * height * width * c_in * c_out >= 2**28
+    alone = jax.device_count() == 1 and c_in > c_out
+    return alone and height * width * c_in * c_out >= 2**26
 
 
 def winograd(
@@ -168,16 +168,18 @@ def winograd(
 ) -> bool:
     """Whether a CPU's only device convolves a map of ``size`` by Winograd's products.
 
-    One group, as large a result; the input gradient likewise. (The filter gradient goes
-    by :func:`conv`.) Numbers: docs/results/speed_winograd.json.
+    One group, as large a result. Numbers: docs/results/speed_winograd.json.
     """
     same = padding == tuple((d, d) for d in dilation) and strides == (1, 1)
     exact = jnp.dtype(dtype).itemsize >= 4  # it adds values before it multiplies
     if jax.device_count() > 1 or kernel[:2] != (3, 3) or not same or not exact:
         return False
     pixels, (few, many) = size[0] * size[1], sorted(kernel[2:])
-    deep = few >= 64 and pixels * few * many >= DEEP
-    return deep and (pixels < LARGE or many >= 128)
+    # Of each of the maps that a dilated one is, pairs of rows and columns.
+    high, wide = (2 * d * -(-n // (2 * d)) for n, d in zip(size, dilation, strict=True))
+    # From 128x128 on 64 channels have too few products for what their maps move.
+    fits = few >= 64 and pixels >= 64 and (pixels < LARGE or many >= 128)
+    return fits and 4 * high * wide <= 5 * pixels and pixels * few * many >= DEEP
 
 
 def beside(

@@ -7,7 +7,8 @@ arXiv:1509.09308). Its factors are small, and its float32 error near that of a d
 convolution (docs/results/speed_winograd.json).
 
 A map that is dilated by (d, e) is d * e maps, convolved without holes. Transforms of
-large maps would leave the cache, so these go in bands of rows.
+large maps would leave the cache, so these go in bands of rows. What is no number spoils
+the result's 2x2 tiles that see it, up to a pixel further than directly.
 """
 
 import jax
@@ -20,7 +21,7 @@ POINTS = ((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2))
 SUMS = ((1, 1, 1, 0), (0, 1, -1, -1))
 """A': two outputs of four products."""
 BAND = 2**19
-"""Values of a map at a time, at most: those of the transforms stay in the cache."""
+"""Values of a map at a time, or two rows: those of the transforms stay in the cache."""
 
 
 def convolve(x, kernel, dilation, adjoint=False):
@@ -53,11 +54,11 @@ def convolve(x, kernel, dilation, adjoint=False):
         return jnp.stack([jnp.stack(row, 3) for row in y], 2)
 
     x = bands.rows(x)
-    if bands.number == 1:
+    if bands.number <= 1:
         y = one(x)
     else:
         y = lax.map(lambda n: one(bands.cut(x, n, 2)), jnp.arange(bands.number))
-    y = y.reshape(whole[0], *(n + n % 2 for n in whole[1:]), c_out)
+    y = y.reshape(whole[0], bands.height, whole[2] + whole[2] % 2, c_out)
     return _dilated(y[:, : whole[1], : whole[2]], dilation, size)
 
 
@@ -70,7 +71,7 @@ def filter_gradient(x, g, shape, strides, padding, dilation):
     x, g = _undilated(x, dilation), _undilated(g, dilation)
     bands = _Bands(x.shape, shape[3])
     x = bands.rows(x)
-    g = jnp.pad(g, ((0, 0), (0, g.shape[1] % 2), (0, 0), (0, 0)))
+    g = jnp.pad(g, ((0, 0), (0, bands.spare), (0, 0), (0, 0)))
 
     def one(x, g):
         # A pad is stored. Without one each transform would cut the band out itself,
@@ -93,7 +94,7 @@ def filter_gradient(x, g, shape, strides, padding, dilation):
     def add(n, total):
         return jax.tree.map(jnp.add, total, one(bands.cut(x, n, 2), bands.cut(g, n, 0)))
 
-    if bands.number == 1:
+    if bands.number <= 1:
         products = one(x, g)
     else:
         start = [[jnp.zeros(shape[2:], wide)] * 4] * 4
@@ -110,23 +111,23 @@ class _Bands:
 
     def __init__(self, shape, c_out):
         batch, height, width, c_in = shape
-        self.odd = height % 2, width % 2
-        pairs = (height + 1) // 2
-        most = max(BAND // (2 * width * max(c_in, c_out)), 1)
+        pairs, most = (height + 1) // 2, max(BAND // (2 * width * max(c_in, c_out)), 1)
         self.high = _divisor(pairs, most)
-        if 2 * self.high < min(most, pairs):
-            self.high = pairs  # a prime, say: rather whole images than so few rows
-        self.images = _divisor(batch, most // pairs) if self.high == pairs else 1
-        self.per_image = pairs // self.high
+        if 2 * self.high < min(most, pairs):  # a prime, say: rather some rows too many
+            self.high = -(-pairs // -(-pairs // most))
+        self.per_image = -(-pairs // self.high)
+        self.images = _divisor(batch, most // pairs) if self.per_image == 1 else 1
         self.number = batch // self.images * self.per_image
+        self.height, self.odd = 2 * self.high * self.per_image, width % 2
+        self.spare = self.height - height
 
     def rows(self, x):
         """With the zeros above and below it."""
-        return jnp.pad(x, ((0, 0), (1, 1 + self.odd[0]), (0, 0), (0, 0)))
+        return jnp.pad(x, ((0, 0), (1, 1 + self.spare), (0, 0), (0, 0)))
 
     def columns(self, x, more=0):
         """A band with the zeros on its left and right."""
-        return jnp.pad(x, ((0, 0), (0, 0), (1, 1 + self.odd[1] + more), (0, 0)))
+        return jnp.pad(x, ((0, 0), (0, 0), (1, 1 + self.odd + more), (0, 0)))
 
     def cut(self, x, number, reach):
         """The rows of a band, and ``reach`` more."""

@@ -53,19 +53,26 @@ def test_drawn_geometries(monkeypatch, seed):
                 close(fast, slow, tolerance)
 
 
-@pytest.mark.parametrize("band", (2**19, 2**12))
-def test_the_bands_of_a_map(monkeypatch, band):
-    """Rows of an image, or images, BAND values at most, side by side a whole map."""
-    monkeypatch.setattr(winograd, "BAND", band)
-    shape = (4, 12, 8, 16)
+@pytest.mark.parametrize(
+    "shape, number, images, pairs",
+    [
+        ((4, 12, 8, 16), 4, 1, 6),  # an image each
+        ((4, 6, 8, 16), 2, 2, 3),  # two images each
+        ((3, 32, 8, 16), 6, 1, 8),  # half an image
+        ((1, 26, 8, 16), 2, 1, 7),  # 13 pairs of rows, a prime: one too many
+        ((2, 5, 999, 16), 6, 1, 1),  # never less than a pair of rows
+    ],
+)
+def test_the_bands_of_a_map(monkeypatch, shape, number, images, pairs):
+    """BAND values at most, of the side with more channels; together the whole map."""
+    monkeypatch.setattr(winograd, "BAND", 2**12)
     bands = winograd._Bands(shape, 32)
+    assert (bands.number, bands.images, bands.high) == (number, images, pairs)
     x = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
-    cuts = [bands.cut(x, n, 0) for n in range(bands.number)]
-    assert jnp.array_equal(jnp.concatenate(cuts).reshape(shape), x)
-    values = bands.images * 2 * bands.high * 8 * 32
-    assert (bands.number, values) == {2**19: (1, 12288), 2**12: (4, 3072)}[band]
-    # 13 pairs of rows: not one at a time, but an image.
-    assert winograd._Bands((4, 26, 8, 16), 32).number == {2**19: 1, 2**12: 4}[band]
+    padded = bands.rows(x)[:, 1:-1]
+    cuts = jnp.concatenate([bands.cut(padded, n, 0) for n in range(number)])
+    assert jnp.array_equal(cuts.reshape(padded.shape)[:, : shape[1]], x)
+    assert bands.spare < 2 * pairs
 
 
 @pytest.fixture
@@ -79,7 +86,7 @@ def on_one_device(monkeypatch):
 def test_a_cpu_convolves_deep_maps_so(on_one_device, dilation):
     """Value and gradients of conv2d as plain, in no convolution of XLA's."""
     rng = np.random.default_rng(3)
-    x, kernel = rng.normal(size=(2, 9, 8, 64)), rng.normal(size=(3, 3, 64, 65))
+    x, kernel = rng.normal(size=(2, 11, 8, 64)), rng.normal(size=(3, 3, 64, 65))
 
     def run(platform):
         def function(x, kernel):
@@ -101,6 +108,20 @@ def test_a_cpu_convolves_deep_maps_so(on_one_device, dilation):
                 close(a, b, tolerance)
 
 
+def test_images_do_not_see_each_other(on_one_device):
+    """Nor where the first value, by which XLA keeps the convolution apart, is none."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(2, 8, 8, 64)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 64, 64)).astype(np.float32)
+    wanted = plain(x, kernel, (1, 1))
+    x[0, 0, 0, 0] = np.nan
+    y = np.asarray(conv.conv2d(x, kernel, padding=1, platform="cpu"))
+    close(y[1], wanted[1], 1e-5)
+    close(y[0, 2:], wanted[0, 2:], 1e-5)
+    assert np.isnan(y[0, 0, 0]).all()
+    assert conv.conv2d(x[:0], kernel, padding=1, platform="cpu").shape == (0, 8, 8, 64)
+
+
 def test_when(monkeypatch):
     """By the size and channels, 3x3 with zeros around, wide types, one device."""
     monkeypatch.setattr(table.jax, "device_count", lambda: 1)
@@ -117,6 +138,10 @@ def test_when(monkeypatch):
         assert chosen(size, (channels, channels))
         assert not chosen(size // 2, (channels, channels))
     assert chosen(16, (512, 512), pad=2, d=2)
+    # Maps that are mostly what completes them: deeplabv3's rates.
+    assert chosen(48, (512, 256), pad=12, d=12)
+    assert not any(chosen(32, (512, 256), pad=d, d=d) for d in (12, 24, 36))
+    assert not chosen(4, (1024, 1024))
     assert chosen(128, (64, 128)) and not chosen(128, (64, 64))
     assert not chosen(128, (128, 32))
     assert chosen(64, (64, 64), jnp.float64)
