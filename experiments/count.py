@@ -59,9 +59,9 @@ def counts_of_run(workdir: Path) -> dict[str, Any]:
             f"result.json has {result['miou']}; is it of the last checkpoint?"
         )
     image = jax.ShapeDtypeStruct((1, *parts.pre.image_size, parts.pre.channels), "f4")
-    macs = count_macs(
-        lambda v, x: parts.model.apply(v, x, train=False), variables, image
-    )
+    # Of the network, not of the formulations that suit this machine.
+    model = setup.make_model(parts.config, classes, parts.pre.channels, platform=None)
+    macs = count_macs(lambda v, x: model.apply(v, x, train=False), variables, image)
     return {
         "counts": counts,
         "names": np.array(parts.spec.names),
