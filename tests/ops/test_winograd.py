@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from segjax.models import build
 from segjax.ops import conv, table, winograd
 from tests.ops.draws import close
 
@@ -152,3 +153,47 @@ def test_when(monkeypatch):
     assert not chosen(64, (64, 64), d=2)
     monkeypatch.setattr(table.jax, "device_count", lambda: 2)
     assert not chosen(64, (64, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ("unet", "deeplabv3plus"))
+def test_all_gradients_of_a_network(monkeypatch, decoder):
+    """As by the plain formulations, in float64; three stages go by Winograd's."""
+    monkeypatch.setattr(table.jax, "device_count", lambda: 1)
+    monkeypatch.setattr(table, "DEEP", 2**22)
+    calls, convolve = [], winograd.convolve
+
+    def counted(*args, **options):
+        calls.append(args[0].shape)
+        return convolve(*args, **options)
+
+    monkeypatch.setattr(winograd, "convolve", counted)
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 128, 128, 3))
+    weights = rng.normal(size=(2, 128, 128, 5))
+
+    def gradients(platform, variables=None):
+        double = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+        model = build("resnet18", decoder, 5, platform=platform, **double)
+        if variables is None:
+            init = jax.jit(lambda key: model.init(key, image, train=False))
+            variables = init(jax.random.key(0))
+
+        def loss(params):
+            logits, _ = model.apply(
+                {**variables, "params": params},
+                image,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(1)},
+            )
+            return (logits * weights).mean()
+
+        return variables, jax.jit(jax.grad(loss))(variables["params"])
+
+    with jax.enable_x64(True):
+        variables, found = gradients("cpu")
+        _, wanted = gradients(None, variables)
+    assert len({shape[1:] for shape in calls}) >= 3
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert np.abs(a - b).max() <= 1e-10 * np.abs(b).max()
