@@ -11,6 +11,7 @@ was chosen by these images.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,30 @@ def count(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray
     return found.reshape(classes, classes).astype(np.int32)
 
 
+def macs_of(config: Any, classes: int, channels: int, size: Sequence[int]) -> int:
+    """Multiply-adds of the config's network for an image of ``size`` (H, W).
+
+    Of the network itself, not of the formulations that suit this machine.
+    """
+    import jax
+
+    from segjax import setup
+    from segjax.flops import count_macs
+
+    model = setup.make_model(config, classes, channels, platform=None)
+    image = jax.ShapeDtypeStruct((1, *size, channels), "f4")
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return count_macs(lambda v, x: model.apply(v, x, train=False), variables, image)
+
+
 def counts_of_run(workdir: Path) -> dict[str, Any]:
     """What ``counts.npz`` holds.
 
     Raises:
       ValueError: the matrices' sum does not give the run's own score.
     """
-    import jax
-
     from segjax import cache, setup
     from segjax.evaluate import evaluate_split
-    from segjax.flops import count_macs
     from segjax.metrics import summarize
 
     cache.keep_compiled()
@@ -58,10 +72,7 @@ def counts_of_run(workdir: Path) -> dict[str, Any]:
             f"{workdir}: the images' confusion matrices give mIoU {summary['miou']}, "
             f"result.json has {result['miou']}; is it of the last checkpoint?"
         )
-    image = jax.ShapeDtypeStruct((1, *parts.pre.image_size, parts.pre.channels), "f4")
-    # Of the network, not of the formulations that suit this machine.
-    model = setup.make_model(parts.config, classes, parts.pre.channels, platform=None)
-    macs = count_macs(lambda v, x: model.apply(v, x, train=False), variables, image)
+    macs = macs_of(parts.config, classes, parts.pre.channels, parts.pre.image_size)
     return {
         "counts": counts,
         "names": np.array(parts.spec.names),
