@@ -13,22 +13,10 @@ from jax import lax
 
 from segjax.ops import winograd
 from segjax.ops.beside import cores
+from segjax.ops.products import divisor, over_pixels
 
 BAND = 16
 """Rows at a time, at most: the copies of a band stay in the core's own cache."""
-
-
-def over_pixels(x, g):
-    """[C1, C2] = sum over batch and pixels of x[B, H, W, C1] g[B, H, W, C2]."""
-    # Two dimensions only: XLA:CPU transposes the whole operand for more, which costs
-    # as much as the product.
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    return lax.dot_general(
-        x.reshape(-1, x.shape[3]),
-        g.reshape(-1, g.shape[3]),
-        (((0,), (0,)), ((), ())),
-        preferred_element_type=wide,
-    )
 
 
 def narrow_first(x, g):
@@ -167,7 +155,7 @@ def in_bands(move_x, x, g, shape, strides, padding, dilation):
     reach = [dh * (kh - 1), dw * (kw - 1)]
     rows = band(height)
     bands = len(x) * (height // rows)
-    at_once = next(n for n in range(max(2, cores()), 0, -1) if bands % n == 0)
+    at_once = divisor(bands, max(2, cores()))
     # Row q of x meets rows q + padding - i * dh of g, columns alike.
     config = [(0, 0, 0)] * 4
     for axis in (0,) if move_x else (0, 1):
@@ -214,7 +202,7 @@ def in_bands(move_x, x, g, shape, strides, padding, dilation):
 
 def band(height):
     """The most rows, up to BAND, that divide a map's height."""
-    return next(n for n in range(min(BAND, height), 0, -1) if height % n == 0)
+    return divisor(height, BAND)
 
 
 FORMULATIONS = {

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from segjax.ops.products import divisor, over_pixels
+
 # Of Lavin & Gray's section 4.1: a row for each result.
 POINTS = ((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2))
 """2 G: three taps at four points."""
@@ -80,12 +82,7 @@ def filter_gradient(x, g, shape, strides, padding, dilation):
         g = jnp.pad(g, ((0, 0), (0, 0), (0, x.shape[2] - 2 - g.shape[2]), (0, 0)))
         return [
             [
-                lax.dot_general(
-                    v.reshape(-1, v.shape[3]),
-                    u.reshape(-1, u.shape[3]),
-                    (((0,), (0,)), ((), ())),
-                    preferred_element_type=wide,
-                )
+                over_pixels(v, u)
                 for v, u in zip(_seen(rows, 2), _spread(g_rows, 2), strict=True)
             ]
             for rows, g_rows in zip(_seen(x, 1), _spread(g, 1), strict=True)
@@ -112,11 +109,11 @@ class _Bands:
     def __init__(self, shape, c_out):
         batch, height, width, c_in = shape
         pairs, most = (height + 1) // 2, max(BAND // (2 * width * max(c_in, c_out)), 1)
-        self.high = _divisor(pairs, most)
+        self.high = divisor(pairs, most)
         if 2 * self.high < min(most, pairs):  # a prime, say: rather some rows too many
             self.high = -(-pairs // -(-pairs // most))
         self.per_image = -(-pairs // self.high)
-        self.images = _divisor(batch, most // pairs) if self.per_image == 1 else 1
+        self.images = divisor(batch, most // pairs) if self.per_image == 1 else 1
         self.number = batch // self.images * self.per_image
         self.height, self.odd = 2 * self.high * self.per_image, width % 2
         self.spare = self.height - height
@@ -135,11 +132,6 @@ class _Bands:
         begin = (image * self.images, at * 2 * self.high, 0, 0)
         size = (self.images, 2 * self.high + reach, *x.shape[2:])
         return lax.dynamic_slice(x, begin, size)
-
-
-def _divisor(n, most):
-    """The largest divisor of n, ``most`` at most."""
-    return next(m for m in range(max(min(n, most), 1), 0, -1) if n % m == 0)
 
 
 def _undilated(x, dilation):
