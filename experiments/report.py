@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import table
-from experiments import scores, statistics
+from experiments import checks, scores, statistics
 from experiments.analysis import Analysis, Pair, analyse
 from experiments.statistics import LEVEL
 from experiments.store import FOLDER, Store
@@ -197,11 +197,7 @@ def _origin(analysis: Analysis) -> str:
     if not analysis.runs:
         return f"By {command}: no run yet."
     environments = [line["environment"] for line in analysis.runs.values()]
-    places = {
-        f"{e['platform']['threads']} threads of {e['platform']['processor']}, jaxlib "
-        f"{e['platform']['jaxlib']}"
-        for e in environments
-    }
+    places = {checks.place(environment) for environment in environments}
     other = sorted({text for line in analysis.runs.values() for text in line["lock"]})
     hours = sum(line["seconds"] for line in analysis.runs.values()) / 3600
     days = sorted(
@@ -220,21 +216,7 @@ def _origin(analysis: Analysis) -> str:
         f"{versions}; "
         f"{len(analysis.runs)} of {len(analysis.study.runs)} runs, {hours:.1f} hours, "
         f"{' to '.join(days[:: max(len(days) - 1, 1)])}."
-        f"{repeated(analysis.checks)}"
-    )
-
-
-def repeated(checks: Sequence[Mapping[str, Any]]) -> str:
-    """A sentence about the runs that were made a second time; "" where none was."""
-    latest = {(x["variant"], x["seed"]): x for x in checks}
-    if not latest:
-        return ""
-    differ = [f"{v}-{s}" for (v, s), x in latest.items() if not x["same"]]
-    days = sorted({x["when"][:10] for x in latest.values()})
-    told = f"not the same: {', '.join(differ)}" if differ else "every pixel the same"
-    return (
-        f" Run again by `--check`: {len(latest)}, {told} "
-        f"({' to '.join(days[:: max(len(days) - 1, 1)])})."
+        f"{checks.repeated(analysis.checks)}"
     )
 
 

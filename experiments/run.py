@@ -6,8 +6,9 @@ Each run is a `segjax train` in runs/studies/NAME/VARIANT-SEED (killed ones resu
 is kept in experiments/results/NAME/ as soon as it is finished, and with it table.md,
 verdict.md, the figures and the index in experiments/README.md: called again, only what
 is missing is run. ``--commit`` puts each into git at once. ``--check`` runs again what
-is recorded, compares and notes in checks.jsonl what came of it; ``--smoke`` makes two
-steps of each variant; ``--report`` runs nothing.
+is recorded, compares and notes in checks.jsonl what came of it (on another platform: it
+compares with the first check there); ``--smoke`` makes two steps of each variant;
+``--report`` runs nothing.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import lock, report, store, study
+from experiments import checks, lock, report, store, study
 from segjax import config as configs
 
 ROOT = study.FOLDER.parent
@@ -260,28 +261,15 @@ def check(made: study.Study, kept: store.Store, wanted, jobs: int) -> list[str]:
         runner = Runner(made, again, Path(folder, "runs"))
         failed = carry_out(runner, runs, jobs)
         for variant, seed in [run for run in runs if run in again.runs()]:
-            ours, theirs = (s.counts(variant, seed)["counts"] for s in (kept, again))
+            ours, theirs = (s.counts(variant, seed)["counts"] for s in (again, kept))
             was, now = recorded[variant, seed], again.runs()[variant, seed]
-            same = np.array_equal(ours, theirs) and was["loss"] == now["loss"]
-            kept.add_check(
-                {
-                    "variant": variant,
-                    "seed": seed,
-                    "same": bool(same),
-                    "finished": was["finished"],
-                    "when": now["finished"],
-                    "miou": now["miou"],
-                    "loss": now["loss"],
-                    "environment": now["environment"],
-                }
-            )
-            if same:
-                print(f"{variant}-{seed}: the same, every pixel and the loss")
-                continue
-            failed.append(
-                f"{variant}-{seed}: mIoU {was['miou']:.6f} recorded, {now['miou']:.6f} "
-                "now; see what differs: platform and versions in runs.jsonl"
-            )
+            found = checks.line(now, was, ours, theirs, kept.checks(recorded))
+            kept.add_check(found)
+            told = checks.outcome(found, was)
+            if found["same"] is False:
+                failed.append(told)
+            else:
+                print(told)
     return failed
 
 

@@ -144,7 +144,7 @@ class Run:
         """The train step for this batch's shapes."""
         train_step = self.parts.train_step(self.tx, self.shardings)
         start = time.perf_counter()
-        self.train_step = train_step.lower(self.state, batch).compile()
+        self.train_step = steps.compile_step(train_step, self.state, batch)
         self.eval_step = self.parts.eval_step()
         self.logs.info(f"train step compiled in {time.perf_counter() - start:.1f} s")
 

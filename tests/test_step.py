@@ -1,6 +1,8 @@
 """The steps: against PyTorch's own step, across meshes, accumulated, averaged."""
 
+import gc
 import json
+import weakref
 
 import flax.linen as nn
 import jax
@@ -416,3 +418,19 @@ def test_a_skipped_update_costs_no_second_state():
     # The new state is written where the old one was, all of it.
     assert memory.alias_size_in_bytes >= size
     assert memory.output_size_in_bytes - memory.alias_size_in_bytes < size / 10
+
+
+def test_compiling_a_step_leaves_no_trace_of_it():
+    """What a jitted function keeps of its program is let go; it computes the same."""
+    x, traces = jnp.arange(3.0), []
+    for compile_it in (
+        lambda f: f.lower(x).compile(),
+        lambda f: steps.compile_step(f, x),
+    ):
+        jitted = jax.jit(lambda x: jnp.sin(x) + 1)
+        trace = weakref.ref(jitted.trace(x).jaxpr.jaxpr)
+        compiled = compile_it(jitted)
+        gc.collect()
+        traces.append(trace())
+        np.testing.assert_array_equal(compiled(x), jitted(x))
+    assert traces[0] is not None and traces[1] is None

@@ -32,14 +32,16 @@ def segjax_step(network: Network, variables: Any, model: Any) -> tuple[Any, Any,
     from segjax.step import TrainState, make_train_step
 
     tx, mesh = optax.sgd(LEARNING_RATE, MOMENTUM), sharding.make_mesh()
-    params = variables["params"]
-    state = TrainState(
-        step=jax.numpy.zeros((), jax.numpy.int32),
-        params=params,
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=tx.init(params),
-    )
-    shardings = sharding.state_sharding(state, mesh)
+
+    def fresh(variables):
+        return TrainState(
+            step=jax.numpy.zeros((), jax.numpy.int32),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=tx.init(variables["params"]),
+        )
+
+    shardings = sharding.state_sharding(jax.eval_shape(fresh, variables), mesh)
     step = make_train_step(
         model,
         tx,
@@ -51,7 +53,7 @@ def segjax_step(network: Network, variables: Any, model: Any) -> tuple[Any, Any,
         seed=0,
     )
     example = network.example()
-    state = jax.device_put(state, shardings)
+    state = jax.jit(fresh, out_shardings=shardings)(variables)
     return step, state, lambda: sharding.to_devices(example, mesh)
 
 
@@ -60,10 +62,14 @@ def segjax_training(network: Network, weights: str) -> Step:
     import jax
 
     from benchmarks.speed.networks import variables_of
+    from segjax.step import compile_step
 
     model = network.segjax()
-    step, state, batch = segjax_step(network, variables_of(model, weights), model)
-    held = [state]
+    variables = variables_of(model, weights)
+    jax.clear_caches()  # of loading them, for which many functions were traced
+    jitted, state, batch = segjax_step(network, variables, model)
+    del variables
+    step, held = compile_step(jitted, state, batch()), [state]
     del state
 
     def run() -> float:

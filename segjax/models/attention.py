@@ -19,9 +19,13 @@ def attend(
     query, key, value = (
         x.reshape(*x.shape[:2], heads, x.shape[2] // heads) for x in (query, key, value)
     )
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide, scale = jnp.promote_types(query.dtype, jnp.float32), query.shape[3] ** -0.5
+    narrow = query.dtype != wide
+    if not narrow:  # a narrower query would round it
+        query = query * scale
     scores = jnp.einsum("bnhd,bmhd->bhnm", query, key, preferred_element_type=wide)
-    scores = scores * query.shape[3] ** -0.5
+    if narrow:
+        scores = scores * scale
     if bias is not None:
         scores = scores + bias
     weights = jax.nn.softmax(scores, axis=-1)

@@ -60,7 +60,13 @@ class Segmenter(nn.Module):
                 fill_lanes=True,
                 name="head",
             )(array)
-        rule = Rule(size, crop, self.align_corners, spatial=self.layers.spatial)
+        rule = Rule(
+            size,
+            crop,
+            self.align_corners,
+            spatial=self.layers.spatial,
+            platform=self.layers.platform,
+        )
         if self.auxiliary is not None and (train or self.is_initializing()):
             which = getattr(self.encoder, "auxiliary_map", -2)
             scores = self.auxiliary(features.maps[which], train)

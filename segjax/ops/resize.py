@@ -1,11 +1,14 @@
 """Resizing feature maps to static sizes, without gathers."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from segjax.ops import table
+from segjax.ops.apart import apart
 from segjax.ops.shift import shift
 
 
@@ -112,6 +115,9 @@ def resize_bilinear(
     chosen = table.resize(platform, spatial, shape, size, align_corners)
     if chosen == "transposed":
         return _transposed(x, (size[0] // shape[0], size[1] // shape[1]))
+    if chosen == "neighbours":
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return _by_neighbours(tuple(size), align_corners, wide).astype(x.dtype)
     columns = bilinear_matrix(size[1], x.shape[2], align_corners)
     if chosen == "taps":
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -149,6 +155,72 @@ def _transposed(x: jax.Array, factors: tuple[int, int]) -> jax.Array:
         # Full precision: as for the columns.
         precision=lax.Precision.HIGHEST,
     )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _by_neighbours(size, align_corners, x):
+    """By whole factors: a pixel mixes the one that it lies in with its neighbours.
+
+    Multiply-adds that XLA:CPU fuses into one pass, where products with matrices copy
+    the map for each axis. Apart: what reads the result reads a pixel more than once.
+    """
+    weights = _weights_of_axes(size, x.shape, align_corners)
+    return apart(lambda x: _spread(_spread(x, weights[0], 1), weights[1], 2), x)
+
+
+def _by_neighbours_backward(size, align_corners, shape, g):
+    weights = _weights_of_axes(size, shape, align_corners)
+    return (apart(lambda g: _collect(_collect(g, weights[1], 2), weights[0], 1), g),)
+
+
+_by_neighbours.defvjp(
+    lambda size, align_corners, x: (_by_neighbours(size, align_corners, x), x.shape),
+    _by_neighbours_backward,
+)
+
+
+def _weights_of_axes(size, shape, align_corners):
+    """:func:`_three_weights` of rows and of columns."""
+    axes = zip(size, shape[1:3], strict=True)
+    return [_three_weights(out, n, align_corners) for out, n in axes]
+
+
+def _three_weights(out: int, size: int, align_corners: bool) -> np.ndarray:
+    """float64[size, f, 3]: those of pixels i - 1, i and i + 1 in output f * i + p."""
+    matrix = np.pad(bilinear_matrix(out, size, align_corners), ((0, 0), (1, 1)))
+    at, nearest = np.arange(out), np.arange(out) * size // out
+    weights = np.stack([matrix[at, nearest + t] for t in range(3)], 1)
+    return weights.reshape(size, out // size, 3)
+
+
+def _spread(x, weights, axis):
+    """``axis`` of x becomes f times as long."""
+    beside = [1] * (x.ndim + 1)
+    beside[axis : axis + 2] = weights.shape[:2]
+    y = sum(
+        jnp.expand_dims(shift(x, 1 - t, axis), axis + 1)
+        * jnp.asarray(weights[:, :, t], x.dtype).reshape(beside)
+        for t in range(3)
+    )
+    return y.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+
+
+def _collect(g, weights, axis):
+    """The pull-back of :func:`_spread`."""
+    size, factor = weights.shape[:2]
+    g = g.reshape(*g.shape[:axis], size, factor, *g.shape[axis + 1 :])
+    beside = [1] * (g.ndim - 1)
+    beside[axis] = size
+    sums = []
+    for t in range(3):
+        terms = [
+            lax.index_in_dim(g, p, axis + 1, keepdims=False)
+            * jnp.asarray(weights[:, p, t], g.dtype).reshape(beside)
+            for p in range(factor)
+            if weights[:, p, t].any()
+        ]
+        sums.append(shift(sum(terms), t - 1, axis) if terms else 0)
+    return sum(sums)
 
 
 def _rows_by_taps(x: jax.Array, out: int) -> jax.Array:

@@ -19,6 +19,7 @@ class Rule(NamedTuple):
     are. ``packed``: None, or the window of scores in packed form
     (:mod:`segjax.ops.packed`). These have more than ``num_classes`` classes, NEVER
     chosen, to fill the lanes. ``spatial``: over how many devices rows are split.
+    ``platform``: for which the formulation is chosen (:mod:`segjax.ops.table`).
     """
 
     size: tuple[int, int]
@@ -27,6 +28,7 @@ class Rule(NamedTuple):
     packed: Window | None = None
     num_classes: int = 0
     spatial: int = 1
+    platform: str | None = None
 
 
 @flax.struct.dataclass
@@ -49,7 +51,11 @@ def finish(scores: Scores) -> jax.Array:
         array = unpack(Packed(array, rule.packed))[..., : rule.num_classes]
     array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
     array = resize_bilinear(
-        array, rule.size, align_corners=rule.align_corners, spatial=rule.spatial
+        array,
+        rule.size,
+        align_corners=rule.align_corners,
+        platform=rule.platform,
+        spatial=rule.spatial,
     )
     return array[:, : rule.crop[0], : rule.crop[1]]
 

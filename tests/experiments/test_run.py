@@ -275,6 +275,39 @@ def test_check_compares_every_pixel(tmp_path, monkeypatch, capsys):
     assert "not the same: small-0" in path.with_name("table.md").read_text()
 
 
+def test_on_another_platform_check_compares_with_the_first_check_there(
+    tmp_path, monkeypatch, capsys
+):
+    made = make_study(tmp_path)
+    argv = [str(tmp_path / "tiny.py"), "--results", str(tmp_path / "results")]
+    argv += ["--runs", str(tmp_path / "runs"), "--only", "small", "--seeds", "0"]
+    monkeypatch.setattr(run, "process", made_up_processes(made)[0])
+    assert run.main(argv) == 0
+    path = tmp_path / "results" / "tiny" / "runs.jsonl"
+    line = json.loads(path.read_text())
+    line["environment"]["platform"]["processor"] = "Another CPU"
+    path.write_text(json.dumps(line) + "\n")
+    # What that processor rounded otherwise is no failure here ...
+    monkeypatch.setattr(run, "process", made_up_processes(made, change=1)[0])
+    assert run.main([*argv, "--check"]) == 0
+    told = capsys.readouterr().out
+    assert "here, on another platform (" in told and "threads of Another CPU" in told
+    table = path.with_name("table.md")
+    assert "1 made by `--check`, none of them again yet (" in table.read_text()
+    # ... and what differs from the first check here is.
+    assert run.main([*argv, "--check"]) == 0
+    assert (
+        "the same, every pixel and the loss as at the check" in capsys.readouterr().out
+    )
+    assert "1 of them again, every pixel the same" in table.read_text()
+    monkeypatch.setattr(run, "process", made_up_processes(made)[0])
+    assert run.main([*argv, "--check"]) == 1
+    assert "small-0: not the same as at the check of 2" in capsys.readouterr().err
+    noted = path.with_name("checks.jsonl").read_text().splitlines()
+    assert [json.loads(text)["same"] for text in noted] == [None, True, False]
+    assert "1 of them again, not the same: small-0 (" in table.read_text()
+
+
 def test_a_workdir_that_another_config_began_is_refused(tmp_path, monkeypatch, capsys):
     made = make_study(tmp_path)
     process, calls = made_up_processes(made)

@@ -139,6 +139,57 @@ def close(a, b, tolerance):
     assert np.abs(np.asarray(a) - np.asarray(b)).max() <= tolerance * np.abs(b).max()
 
 
+BEYOND = [
+    # size, kernel, stride, padding, dilation, the kernel's rows and columns that count
+    ((8, 7), 3, 1, 9, 9, (1, 1)),
+    ((13, 5), 3, 1, 12, 12, (3, 1)),
+    ((1, 4), 3, 1, 1, 1, (1, 3)),
+    ((5, 6), 5, 2, ((6, 6), (3, 6)), 3, (3, 2)),
+    ((4, 4), 3, 1, ((0, 12), (12, 0)), 6, (1, 1)),
+    ((2, 2), 2, 1, 4, 7, (2, 2)),  # no tap sees the map
+]
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("case", BEYOND, ids=str)
+def test_taps_that_see_only_padding_are_left_out(case, groups):
+    size, k, stride, padding, dilation, counting = case
+    strides, sides, steps = (stride,) * 2, conv.both_sides(padding), (dilation,) * 2
+    rng = np.random.default_rng(3)
+    x, kernel = rng.normal(size=(2, *size, 4)), rng.normal(size=(k, k, 4 // groups, 4))
+    oracle = direct(x, kernel, strides, sides, steps, groups)
+    g = rng.normal(size=oracle.shape)
+    found = []
+    with jax.enable_x64(True):
+        left, _ = conv._reaching(jnp.asarray(x), kernel, strides, sides, steps)
+        assert left.shape == (*counting, *kernel.shape[2:])
+        for platform in (None, "cpu"):
+            y, pull = jax.vjp(
+                lambda x, k, p=platform: conv.conv2d(
+                    x,
+                    k,
+                    strides=strides,
+                    padding=sides,
+                    dilation=steps,
+                    groups=groups,
+                    platform=p,
+                ),
+                jnp.asarray(x),
+                jnp.asarray(kernel),
+            )
+            np.testing.assert_allclose(y, oracle, atol=1e-10)
+            found.append(pull(jnp.asarray(g)))
+        assert found[0][0].dtype == np.float64
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-10)
+    # Linear in the kernel: the gradient along a direction is what it would give.
+    other = rng.normal(size=kernel.shape)
+    wanted = np.sum(g * direct(x, other, strides, sides, steps, groups))
+    np.testing.assert_allclose(
+        np.sum(np.asarray(found[0][1]) * other), wanted, atol=1e-9
+    )
+
+
 @pytest.mark.parametrize("kernel, dilation, groups", [(3, 2, 1), (5, 3, 4), (3, 9, 4)])
 def test_rows_that_devices_share_agree(kernel, dilation, groups):
     """A kernel's rows one by one; with dilation 9 only the middle one sees the map."""

@@ -1,7 +1,8 @@
 """Resizing against np.interp, index formulas and hand-worked numbers."""
 
-from functools import cache
+from functools import cache, partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -164,6 +165,46 @@ def test_transposed(factors, seed, kind):
     x = drawn(np.random.default_rng(seed), (1, 5, 7, 64), kind)
     transposed = formulation(size, "tpu", 1)
     assert_linear(transposed, lambda x: interpolated(x, size, False), x, seed)
+
+
+@cache
+def neighbours(size, align_corners):
+    return with_pullback(lambda x: resize._by_neighbours(size, align_corners, x))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("factors", [(2, 2), (4, 4), (3, 5), (8, 1), (1, 2)])
+@few
+@given(seed=SEEDS, kind=KINDS)
+def test_neighbours(factors, align_corners, seed, kind):
+    size = (5 * factors[0], 7 * factors[1])
+    x = drawn(np.random.default_rng(seed), (2, 5, 7, 2), kind)
+    found = neighbours(size, align_corners)
+    assert_linear(found, lambda x: interpolated(x, size, align_corners), x, seed)
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 1), (1, 4), (3, 1)])
+def test_neighbours_of_one_pixel(rows, columns):
+    x, size = image(rows, columns), (4 * rows, 4 * columns)
+    y = resize._by_neighbours(size, True, jnp.asarray(x))
+    np.testing.assert_allclose(y, interpolated(x, size, True), rtol=1e-6)
+
+
+def test_large_maps_on_a_cpu_mix_neighbours(monkeypatch):
+    shape, size = (16, 16, 256), (64, 64)
+    assert table.resize("cpu", 1, shape, size, True) == "neighbours"
+    assert table.resize("cpu", 1, shape, (60, 64), True) == "matrices"
+    assert table.resize("cpu", 1, (16, 16, 63), size, True) == "matrices"
+    assert table.resize("cpu", 2, shape, size, False) == "taps"
+    monkeypatch.setattr(table, "BROAD", 0)
+    found, products = [], []
+    for platform in ("cpu", None):
+        rule = Rule((12, 15), (11, 14), platform=platform)
+        of_array = partial(lambda rule, x: finish(Scores(x, rule)), rule)
+        found.append(of_array(image(4, 5)))
+        products.append("dot_general" in str(jax.make_jaxpr(of_array)(image(4, 5))))
+    np.testing.assert_allclose(*found, atol=1e-6)
+    assert products == [False, True]
 
 
 @pytest.mark.parametrize("rows, out", [(9, 15), (9, 4), (1, 4), (5, 10)])
