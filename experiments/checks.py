@@ -78,8 +78,8 @@ def outcome(check: Mapping[str, Any], was: Mapping[str, Any]) -> str:
     if check["same"] is None:
         here, there = place(check["environment"]), place(was["environment"])
         return (
-            f"{name}: {scores} here, on another platform ({here}; recorded on {there}): "
-            "noted, for the next check here"
+            f"{name}: {scores} here, on another platform ({here}; recorded on "
+            f"{there}): noted, for the next check here"
         )
     since = "" if told == RECORD else f" as at the check of {told}"
     if check["same"]:

@@ -18,7 +18,7 @@ from benchmarks.record import table
 from experiments import checks, scores, statistics
 from experiments.analysis import Analysis, Pair, analyse
 from experiments.statistics import LEVEL
-from experiments.store import FOLDER, Store
+from experiments.store import FOLDER, Store, locked
 from experiments.study import Study, load, paths
 
 INDEX = Path(__file__).parent / "README.md"
@@ -309,7 +309,8 @@ def write(study: Study, store: Store, index_file: Path | None = None) -> Analysi
         figures.draw(analysis, store.folder)
     if store.folder.parent == index_file.parent / "results":
         row = (study, short(analysis), commits(analysis.runs))
-        index_file.write_text(index([row], index_file.read_text()))
+        with locked(store.folder.parent / ".lock"):  # another study may write its row
+            index_file.write_text(index([row], index_file.read_text()))
     return analysis
 
 

@@ -13,6 +13,7 @@ from benchmarks.speed import (
     inference,
     operations,
     readme,
+    resizing,
     training,
     winograd,
 )
@@ -116,6 +117,15 @@ def test_recorded_convolutions_agreed_and_are_on_the_page():
         assert row["error"] <= 1e-5
     page = (record.ROOT / "docs" / "speed.md").read_text()
     assert convolutions.render(content) in page
+
+
+def test_recorded_resizings_agreed_and_are_on_the_page():
+    content = record.read(resizing.RECORD)
+    assert [*content["rows"]] == sorted(map(resizing.key, resizing.CASES))
+    for row in content["rows"].values():
+        assert max(row["errors"].values()) <= resizing.TOLERANCE
+    page = (record.ROOT / "docs" / "speed.md").read_text()
+    assert resizing.render(content) in page
 
 
 def test_recorded_products_agreed_and_are_on_the_page(monkeypatch):

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import figures, report, scores, statistics, store
+from experiments import figures, report, scores, statistics, store, study
 from experiments.analysis import analyse
-from tests.experiments.made_up import NAMES, add_run, counts_of, make_study
+from tests.experiments.made_up import NAMES, STUDY, add_run, counts_of, make_study
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +164,25 @@ def test_the_index_gets_one_row_per_study(finished, tmp_path):
     assert row.endswith("](results/tiny/verdict.md) | `0123456` |")
     with pytest.raises(ValueError, match="no table"):
         report.index([], "# Nothing")
+
+
+def test_two_studies_at_once_both_get_their_rows(tmp_path, monkeypatch):
+    readme, index = tmp_path / "README.md", report.index
+    readme.write_text(report.HEADER)
+
+    def slow(rows, text):
+        time.sleep(0.2)  # between reading and writing
+        return index(rows, text)
+
+    def write(name):
+        (tmp_path / f"{name}.py").write_text(STUDY)
+        made = study.load(tmp_path / f"{name}.py")
+        report.write(made, store.Store(tmp_path / "results" / name), readme)
+
+    monkeypatch.setattr(report, "index", slow)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ("first", "second")))
+    assert all(f"[{n}]({n}.py)" in readme.read_text() for n in ("first", "second"))
 
 
 def test_figures_are_the_same_bytes_again(finished, tmp_path):
