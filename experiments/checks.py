@@ -65,10 +65,12 @@ def line(
 
 
 def place(environment: Mapping[str, Any]) -> str:
-    """Its threads, processor and jaxlib."""
+    """Its threads, processor and jaxlib, and its devices where that is not one CPU."""
     found = environment["platform"]
     threads, processor = found["threads"], found["processor"]
-    return f"{threads} threads of {processor}, jaxlib {found['jaxlib']}"
+    devices, kind = found.get("devices", 1), found.get("device_kind", "cpu")
+    told = f"{threads} threads of {processor}, jaxlib {found['jaxlib']}"
+    return told if (devices, kind) == (1, "cpu") else f"{told}, {devices} x {kind}"
 
 
 def outcome(check: Mapping[str, Any], was: Mapping[str, Any]) -> str:
@@ -85,7 +87,8 @@ def outcome(check: Mapping[str, Any], was: Mapping[str, Any]) -> str:
     if check["same"]:
         return f"{name}: the same, every pixel and the loss{since}"
     what = scores if told == RECORD else f"not the same{since}; {scores}"
-    return f"{name}: {what} now; see what differs: platform, versions in runs.jsonl"
+    file = "runs.jsonl" if told == RECORD else "checks.jsonl"
+    return f"{name}: {what} now; see in {file} what differs: versions, commit"
 
 
 def repeated(checks: Sequence[Mapping[str, Any]]) -> str:

@@ -309,7 +309,7 @@ def write(study: Study, store: Store, index_file: Path | None = None) -> Analysi
         figures.draw(analysis, store.folder)
     if store.folder.parent == index_file.parent / "results":
         row = (study, short(analysis), commits(analysis.runs))
-        with locked(store.folder.parent / ".lock"):  # another study may write its row
+        with locked(index_file.with_name(".lock")):  # another study may write its row
             index_file.write_text(index([row], index_file.read_text()))
     return analysis
 

@@ -261,9 +261,9 @@ def check(made: study.Study, kept: store.Store, wanted, jobs: int) -> list[str]:
         runner = Runner(made, again, Path(folder, "runs"))
         failed = carry_out(runner, runs, jobs)
         for variant, seed in [run for run in runs if run in again.runs()]:
-            ours, theirs = (s.counts(variant, seed)["counts"] for s in (again, kept))
+            counts, before = (s.counts(variant, seed)["counts"] for s in (again, kept))
             was, now = recorded[variant, seed], again.runs()[variant, seed]
-            found = checks.line(now, was, ours, theirs, kept.checks(recorded))
+            found = checks.line(now, was, counts, before, kept.checks(recorded))
             kept.add_check(found)
             told = checks.outcome(found, was)
             if found["same"] is False:

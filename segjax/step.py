@@ -330,11 +330,10 @@ def make_train_step(
 
 
 def compile_step(step: Any, *arguments: Any) -> Any:
-    """A jitted function compiled for these arguments, and what that took let go.
+    """A jitted function compiled for these arguments; its trace is let go.
 
-    A jitted function keeps its trace and the text of its program as long as it lives:
-    some 100 MB of a training ResNet-50 U-Net. ``step`` can still be called; it would be
-    traced again.
+    A jitted function keeps its trace and the text of its program as long as it lives,
+    next to the compiled one. ``step`` can still be called; it would be traced again.
 
     Returns:
       A ``jax.stages.Compiled``.

@@ -11,6 +11,7 @@ from segjax.ops import filter_gradient, table, winograd
 from segjax.ops.apart import apart
 from segjax.ops.beside import beside, result_size
 from segjax.ops.depthwise import depthwise
+from segjax.ops.reach import reaching
 from segjax.ops.resize import resize_nearest
 from segjax.ops.shift import shift
 
@@ -54,7 +55,8 @@ def conv2d(
     formulations are differentiable in reverse mode; forward mode needs the plain one.
     """
     strides, dilation, padding = pair(strides), pair(dilation), both_sides(padding)
-    kernel, padding = _reaching(x, kernel, strides, padding, dilation)
+    if platform is not None:
+        kernel, padding = reaching(x, kernel, strides, padding, dilation)
     chosen = table.conv(
         platform,
         x.dtype,
@@ -81,25 +83,6 @@ def conv2d(
     if platform == "cpu" and groups == 1:
         return _shared(x, kernel, strides, padding, dilation)
     return _plain(x, kernel, strides, padding, dilation, groups)
-
-
-def _reaching(x, kernel, strides, padding, dilation):
-    """The kernel without outer taps that see only padding, and the padding left then.
-
-    Of a dilated one on a small map: with dilation 36 on 16x16 pixels the middle tap.
-    """
-    bounds, left = [], []
-    for axis, (d, s) in enumerate(zip(dilation, strides, strict=True)):
-        (low, high), size = padding[axis], x.shape[1 + axis]
-        last = kernel.shape[axis] - 1
-        reach = (size + low + high - d * last - 1) // s * s  # of the last result
-        seen = [t for t in range(last + 1) if -reach <= t * d - low < size] or [0, last]
-        first, end = seen[0], seen[-1]
-        # Paddings stay positive, as every formulation wants them.
-        first, end = min(first, low // d), max(end, last - high // d)
-        bounds.append(slice(first, end + 1))
-        left.append((low - first * d, high - (last - end) * d))
-    return kernel[tuple(bounds)], (left[0], left[1])
 
 
 def _plain(x, kernel, strides, padding, dilation, groups=1):

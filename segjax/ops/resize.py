@@ -108,6 +108,7 @@ def resize_bilinear(
     ``spatial`` is the number of devices over which rows are split. Then, by a whole
     factor and without ``align_corners``, a device asks its neighbours for one row each;
     any other resizing of rows gathers them (the matrix is not of neighbours only).
+    Differentiable in reverse mode; forward mode needs ``platform`` None.
     """
     if x.shape[1:3] == tuple(size):
         return x
@@ -117,7 +118,9 @@ def resize_bilinear(
         return _transposed(x, (size[0] // shape[0], size[1] // shape[1]))
     if chosen == "neighbours":
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return _by_neighbours(tuple(size), align_corners, wide).astype(x.dtype)
+        return _by_neighbours(tuple(size), shape[:2], align_corners, wide).astype(
+            x.dtype
+        )
     columns = bilinear_matrix(size[1], x.shape[2], align_corners)
     if chosen == "taps":
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -157,31 +160,34 @@ def _transposed(x: jax.Array, factors: tuple[int, int]) -> jax.Array:
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_neighbours(size, align_corners, x):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _by_neighbours(size, source, align_corners, x):
     """By whole factors: a pixel mixes the one that it lies in with its neighbours.
 
     Multiply-adds that XLA:CPU fuses into one pass, where products with matrices copy
     the map for each axis. Apart: what reads the result reads a pixel more than once.
     """
-    weights = _weights_of_axes(size, x.shape, align_corners)
-    return apart(lambda x: _spread(_spread(x, weights[0], 1), weights[1], 2), x)
+    rows, columns = _weights_of_axes(size, source, align_corners)
+    return apart(lambda x: _spread(_spread(x, rows, 1), columns, 2), x)
 
 
-def _by_neighbours_backward(size, align_corners, shape, g):
-    weights = _weights_of_axes(size, shape, align_corners)
-    return (apart(lambda g: _collect(_collect(g, weights[1], 2), weights[0], 1), g),)
+def _by_neighbours_backward(size, source, align_corners, _, g):
+    rows, columns = _weights_of_axes(size, source, align_corners)
+    return (apart(lambda g: _collect(_collect(g, columns, 2), rows, 1), g),)
 
 
 _by_neighbours.defvjp(
-    lambda size, align_corners, x: (_by_neighbours(size, align_corners, x), x.shape),
+    lambda size, source, align_corners, x: (
+        _by_neighbours(size, source, align_corners, x),
+        None,
+    ),
     _by_neighbours_backward,
 )
 
 
-def _weights_of_axes(size, shape, align_corners):
+def _weights_of_axes(size, source, align_corners):
     """:func:`_three_weights` of rows and of columns."""
-    axes = zip(size, shape[1:3], strict=True)
+    axes = zip(size, source, strict=True)
     return [_three_weights(out, n, align_corners) for out, n in axes]
 
 

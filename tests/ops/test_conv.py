@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from segjax.ops import conv, table
+from segjax.ops import conv, reach, table
 from tests.ops.draws import KINDS, SCALES, SEEDS, drawn, few
 
 
@@ -161,7 +161,7 @@ def test_taps_that_see_only_padding_are_left_out(case, groups):
     g = rng.normal(size=oracle.shape)
     found = []
     with jax.enable_x64(True):
-        left, _ = conv._reaching(jnp.asarray(x), kernel, strides, sides, steps)
+        left, _ = reach.reaching(jnp.asarray(x), kernel, strides, sides, steps)
         assert left.shape == (*counting, *kernel.shape[2:])
         for platform in (None, "cpu"):
             y, pull = jax.vjp(

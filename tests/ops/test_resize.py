@@ -169,7 +169,9 @@ def test_transposed(factors, seed, kind):
 
 @cache
 def neighbours(size, align_corners):
-    return with_pullback(lambda x: resize._by_neighbours(size, align_corners, x))
+    return with_pullback(
+        lambda x: resize._by_neighbours(size, x.shape[1:3], align_corners, x)
+    )
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -183,11 +185,34 @@ def test_neighbours(factors, align_corners, seed, kind):
     assert_linear(found, lambda x: interpolated(x, size, align_corners), x, seed)
 
 
-@pytest.mark.parametrize("rows, columns", [(1, 1), (1, 4), (3, 1)])
-def test_neighbours_of_one_pixel(rows, columns):
-    x, size = image(rows, columns), (4 * rows, 4 * columns)
-    y = resize._by_neighbours(size, True, jnp.asarray(x))
-    np.testing.assert_allclose(y, interpolated(x, size, True), rtol=1e-6)
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("source", [(1, 1), (1, 4), (3, 1)])
+def test_neighbours_of_one_pixel(source, align_corners):
+    x, size = image(*source), (4 * source[0], 4 * source[1])
+    found = neighbours(size, align_corners)
+    assert_linear(found, lambda x: interpolated(x, size, align_corners), x, 0)
+
+
+def test_neighbours_stay_on_the_devices_of_their_images(monkeypatch):
+    monkeypatch.setattr(table, "BROAD", 0)
+    x, g = np.repeat(image(3, 4), 4, 0), np.repeat(image(6, 8), 4, 0)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    images = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+
+    def both(platform, x, g):
+        y, pull = jax.vjp(
+            lambda x: resize.resize_bilinear(
+                x, (6, 8), align_corners=True, platform=platform
+            ),
+            x,
+        )
+        return y, *pull(g)
+
+    split = jax.jit(partial(both, "cpu"), in_shardings=images, out_shardings=images)
+    program = split.lower(x, g).compile()
+    assert "all-gather" not in program.as_text()
+    for a, b in zip(program(x, g), both(None, x, g), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_large_maps_on_a_cpu_mix_neighbours(monkeypatch):
@@ -215,11 +240,18 @@ def test_too_few_rows_or_no_whole_factor_are_matrices(rows, out):
     np.testing.assert_array_equal(y, expected)
 
 
-def test_bilinear_keeps_half_precision_types():
+def test_bilinear_keeps_half_precision_types(monkeypatch):
+    monkeypatch.setattr(table, "BROAD", 0)
     x = jnp.ones((1, 2, 2, 1), jnp.bfloat16)
-    for spatial in (1, 2):
-        y = resize.resize_bilinear(x, (4, 4), align_corners=False, spatial=spatial)
-        assert y.dtype == jnp.bfloat16
+    for platform, spatial in ((None, 1), (None, 2), ("cpu", 1)):
+        y, pull = jax.vjp(
+            lambda x, p=platform, s=spatial: resize.resize_bilinear(
+                x, (4, 4), align_corners=False, platform=p, spatial=s
+            ),
+            x,
+        )
+        assert y.dtype == pull(y)[0].dtype == jnp.bfloat16
+        np.testing.assert_array_equal(y, 1)
 
 
 def test_scores_finish_by_resizing_and_cropping_in_float32():
