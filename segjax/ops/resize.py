@@ -1,6 +1,6 @@
 """Resizing feature maps to static sizes, without gathers."""
 
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -118,9 +118,8 @@ def resize_bilinear(
         return _transposed(x, (size[0] // shape[0], size[1] // shape[1]))
     if chosen == "neighbours":
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return _by_neighbours(tuple(size), shape[:2], align_corners, wide).astype(
-            x.dtype
-        )
+        y = _by_neighbours(tuple(size), shape[:2], align_corners, wide)
+        return jnp.asarray(y, x.dtype)
     columns = bilinear_matrix(size[1], x.shape[2], align_corners)
     if chosen == "taps":
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -161,7 +160,9 @@ def _transposed(x: jax.Array, factors: tuple[int, int]) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _by_neighbours(size, source, align_corners, x):
+def _by_neighbours(
+    size: tuple[int, int], source: tuple[int, int], align_corners: bool, x: jax.Array
+) -> jax.Array:
     """By whole factors: a pixel mixes the one that it lies in with its neighbours.
 
     Multiply-adds that XLA:CPU fuses into one pass, where products with matrices copy
@@ -203,11 +204,12 @@ def _spread(x, weights, axis):
     """``axis`` of x becomes f times as long."""
     beside = [1] * (x.ndim + 1)
     beside[axis : axis + 2] = weights.shape[:2]
-    y = sum(
+    terms = (
         jnp.expand_dims(shift(x, 1 - t, axis), axis + 1)
         * jnp.asarray(weights[:, :, t], x.dtype).reshape(beside)
         for t in range(3)
     )
+    y = reduce(jnp.add, terms)
     return y.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
 
 
@@ -225,8 +227,9 @@ def _collect(g, weights, axis):
             for p in range(factor)
             if weights[:, p, t].any()
         ]
-        sums.append(shift(sum(terms), t - 1, axis) if terms else 0)
-    return sum(sums)
+        if terms:
+            sums.append(shift(reduce(jnp.add, terms), t - 1, axis))
+    return reduce(jnp.add, sums)
 
 
 def _rows_by_taps(x: jax.Array, out: int) -> jax.Array:
