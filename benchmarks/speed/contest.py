@@ -232,6 +232,11 @@ def spread(values: Sequence[float]) -> str:
     return f"{middle:.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
+def compared(slower: Sequence[float], faster: Sequence[float]) -> str:
+    """:func:`spread` of the ratios of two contestants' seconds by round."""
+    return spread([a / b for a, b in zip(slower, faster, strict=True)])
+
+
 def peaks(row: Mapping[str, Any]) -> tuple[int, int]:
     """Peak bytes of segjax, and the least of PyTorch's contestants."""
     found = row["peak_bytes"]

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import record
-from benchmarks.speed.contest import spread
+from benchmarks.speed.contest import compared
 from segjax.ops.beside import cores, pieces
 from segjax.ops.conv import conv2d
 
@@ -96,7 +96,6 @@ def render(content: Mapping[str, Any]) -> str:
     rows = []
     for name, row in content["rows"].items():
         turns = row["turns"]
-        ratios = [a / b for a, b in zip(turns["plain"], turns["beside"], strict=True)]
         cells = [name, "{} x {}".format(*row["pieces"])]
         for side in turns:
             rate = row["flops"] / statistics.median(turns[side]) / 1e9
@@ -104,7 +103,7 @@ def render(content: Mapping[str, Any]) -> str:
                 f"{rate:.0f}",
                 f"{statistics.median(row['busy_cores'][side]):.1f}",
             ]
-        rows.append([*cells, spread(ratios)])
+        rows.append([*cells, compared(turns["plain"], turns["beside"])])
     header = (
         "convolution",
         "images x parts",

@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks import record
-from benchmarks.speed.contest import spread
+from benchmarks.speed.contest import compared
 from segjax.ops import conv, filter_gradient, table
 
 RECORD = record.ROOT / "docs" / "results" / "speed_gradients.json"
@@ -141,8 +141,8 @@ def render(found: Mapping[str, Any]) -> str:
             speed = row["gflop"] / statistics.median(seconds)
             label = "" if one == "xla" else f" ({row['formulations'][one]})"
             cells.append(f"{speed:.0f}{label}")
-        turns = zip(row["turns"]["xla"], row["turns"]["alone"], strict=True)
-        rows.append((name, *cells, spread([a / b for a, b in turns])))
+        ratio = compared(row["turns"]["xla"], row["turns"]["alone"])
+        rows.append((name, *cells, ratio))
     header = (
         *("convolution, batch 4", "XLA's, GF/s", "batch shared, GF/s"),
         *("one device, GF/s", "one device : XLA's"),

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import record
-from benchmarks.speed.contest import spread
+from benchmarks.speed.contest import compared
 from benchmarks.speed.gradients import in_turns
 from segjax.ops import resize, table
 
@@ -93,7 +93,7 @@ def render(content: Mapping[str, Any]) -> str:
         for turns in row["turns"].values():
             times = [turns[n] for n in ("products", "neighbours")]
             cells += [f"{1e3 * statistics.median(t):.1f}" for t in times]
-            cells.append(spread([a / b for a, b in zip(*times, strict=True)]))
+            cells.append(compared(*times))
         rows.append([*cells, f"{max(row['errors'].values()):.0e}"])
     header = (
         *("maps", "products, ms", "neighbours", "products : it"),

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks import record
-from benchmarks.speed.contest import spread
+from benchmarks.speed.contest import compared
 from benchmarks.speed.gradients import IMAGES, in_turns
 from segjax.ops import conv, table, winograd
 from segjax.ops.beside import beside
@@ -120,8 +120,7 @@ def render(found: Mapping[str, Any]) -> str:
                 f"{row['gflop'] / statistics.median(turns[n]):.0f}"
                 for n in ("direct", "winograd")
             ]
-            pairs = zip(turns["direct"], turns["winograd"], strict=True)
-            cells.append(spread([a / b for a, b in pairs]))
+            cells.append(compared(turns["direct"], turns["winograd"]))
         cells.append(" / ".join(f"{e:.0e}" for e in row["errors"]["forward"].values()))
         rows.append((name, *cells))
     header = (

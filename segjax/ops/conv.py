@@ -11,12 +11,10 @@ from segjax.ops import filter_gradient, table, winograd
 from segjax.ops.apart import apart
 from segjax.ops.beside import beside, result_size
 from segjax.ops.depthwise import depthwise
-from segjax.ops.reach import reaching
+from segjax.ops.reach import Padding, Pair, reaching
 from segjax.ops.resize import resize_nearest
 from segjax.ops.shift import shift
 
-Pair = tuple[int, int]
-Padding = tuple[Pair, Pair]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Pair = tuple[int, int]
-Padding = tuple[Pair, Pair]
+from segjax.ops.reach import Padding, Pair
 
 
 def _taps(x, kernel, strides, dilation):

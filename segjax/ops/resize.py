@@ -116,13 +116,12 @@ def resize_bilinear(
     chosen = table.resize(platform, spatial, shape, size, align_corners)
     if chosen == "transposed":
         return _transposed(x, (size[0] // shape[0], size[1] // shape[1]))
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if chosen == "neighbours":
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         y = _by_neighbours(tuple(size), shape[:2], align_corners, wide)
         return jnp.asarray(y, x.dtype)
     columns = bilinear_matrix(size[1], x.shape[2], align_corners)
     if chosen == "taps":
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return _columns(_rows_by_taps(wide, size[0]), columns).astype(x.dtype)
     rows = bilinear_matrix(size[0], x.shape[1], align_corners)
     return _by_matrices(x, rows, columns)
