@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from segjax.models import decoders, encoders
+from segjax.models.ahead import compute_ahead
 from segjax.models.classifier import Classifier
 from segjax.models.fold import fold_batch_norm
 from segjax.models.heads import FCNHead
@@ -19,6 +20,7 @@ from segjax.ops import table
 __all__ = [
     "build",
     "build_classifier",
+    "compute_ahead",
     "defaults_of",
     "fold_batch_norm",
     "lookup",

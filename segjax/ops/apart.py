@@ -9,7 +9,7 @@ from jax import lax
 
 
 def apart(function: Callable[..., Any], *arrays: Any) -> Any:
-    """``function(*arrays)``, computed once, its operands and results stored.
+    """``function(*arrays)``, of trees, computed once, operands and results stored.
 
     XLA:CPU likes to compute a map anew inside everything that reads it, also where
     one pixel is read many times: a max pool's search for its maxima ran within both of
@@ -19,7 +19,8 @@ def apart(function: Callable[..., Any], *arrays: Any) -> Any:
     know, is that the first float has not all bits set, as no number and no NaN that is
     computed has; the other branch gives NaN.
     """
-    leaf = next(a for a in arrays if jnp.issubdtype(a.dtype, jnp.floating))
+    leaves = jax.tree.leaves(arrays)
+    leaf = next(a for a in leaves if jnp.issubdtype(a.dtype, jnp.floating))
     if leaf.size == 0:
         return function(*arrays)
     word = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")

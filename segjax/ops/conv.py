@@ -190,12 +190,17 @@ def _patches(x, kernel, strides, padding, dilation):
 def _conv_gemm(strides, padding, dilation, formulation, x, kernel):
     """One group; the filter gradient by ``formulation``, and all of "winograd"."""
     if formulation == "winograd":
-        return apart(partial(winograd.convolve, dilation=dilation), x, kernel)
+        # Outside of what is apart, where models.compute_ahead finds it.
+        taps = winograd.at_points(kernel)
+        return apart(partial(winograd.convolve_taps, dilation=dilation), x, taps)
     return _shared(x, kernel, strides, padding, dilation)
 
 
 def _conv_gemm_forward(strides, padding, dilation, formulation, x, kernel):
-    y = _conv_gemm(strides, padding, dilation, formulation, x, kernel)
+    if formulation == "winograd":
+        y = apart(partial(winograd.convolve, dilation=dilation), x, kernel)
+    else:
+        y = _shared(x, kernel, strides, padding, dilation)
     return y, (x, kernel)
 
 

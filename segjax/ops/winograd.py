@@ -32,8 +32,13 @@ def convolve(x, kernel, dilation, adjoint=False):
     ``adjoint`` turns the kernel about and takes its channels the other way round
     (x[..., Co] -> [..., Ci]): the input gradient, without transposing the kernel.
     """
-    c_out = kernel.shape[2 if adjoint else 3]
-    taps = _at_points(kernel[::-1, ::-1] if adjoint else kernel)
+    taps = at_points(kernel[::-1, ::-1] if adjoint else kernel)
+    return convolve_taps(x, taps, dilation, adjoint)
+
+
+def convolve_taps(x, taps, dilation, adjoint=False):
+    """:func:`convolve` by the kernel that :func:`at_points` gave these."""
+    c_out = taps[0][0].shape[0 if adjoint else 1]
     dimensions = (((1,), (int(adjoint),)), ((), ()))
     size = x.shape[1:3]
     x = _undilated(x, dilation)
@@ -167,8 +172,8 @@ def _spread(g, axis):
     return a, a + b, a - b, -b
 
 
-def _at_points(kernel):
-    """G k G': 4 x 4 matrices [Ci, Co]."""
+def at_points(kernel):
+    """G k G' of kernel[3, 3, Ci, Co]: 4 x 4 matrices [Ci, Co]."""
     rows = _combined(POINTS, [kernel[i] / 2 for i in range(3)])
     return [_combined(POINTS, [row[j] / 2 for j in range(3)]) for row in rows]
 
