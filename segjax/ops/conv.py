@@ -199,9 +199,8 @@ def _conv_gemm(strides, padding, dilation, formulation, x, kernel):
 def _conv_gemm_forward(strides, padding, dilation, formulation, x, kernel):
     if formulation == "winograd":
         y = apart(partial(winograd.convolve, dilation=dilation), x, kernel)
-    else:
-        y = _shared(x, kernel, strides, padding, dilation)
-    return y, (x, kernel)
+        return y, (x, kernel)
+    return _shared(x, kernel, strides, padding, dilation), (x, kernel)
 
 
 def _conv_gemm_backward(strides, padding, dilation, formulation, residuals, g):
