@@ -26,6 +26,7 @@ from segjax.metrics import (
     confusion_matrix,
     confusion_of_scores,
 )
+from segjax.ops import table
 from segjax.ops.sampling import resize_logits
 from segjax.ops.scores import Scores, finish, predictions
 from segjax.optim import ema_update
@@ -206,7 +207,7 @@ def _is_finite(value, norm, stats) -> jax.Array:
 
 
 def _update(
-    state: TrainState, tx, value, grads, stats, ema_decay: float | None
+    state: TrainState, tx, value, grads, stats, ema_decay: float | None, platform: str
 ) -> tuple[TrainState, jax.Array]:
     """The state after one step, or the old one with the step counted; gradient norm."""
     norm = _norm(grads)
@@ -227,10 +228,12 @@ def _update(
         )
         return state.params, old, state.opt_state, state.ema
 
-    # Both branches write into the donated state; it is never held twice. Selecting new
-    # or old array by array would cost the same on a TPU, but more passes over the
-    # parameters on a CPU: there each new array is computed anew for every reader.
-    params, stats, opt_state, ema = jax.lax.cond(finite, take, skip)
+    if table.update(platform) == "select":
+        params, stats, opt_state, ema = jax.tree.map(
+            partial(jnp.where, finite), take(), skip()
+        )
+    else:  # both branches write into the donated state; it is never held twice
+        params, stats, opt_state, ema = jax.lax.cond(finite, take, skip)
     skipped = jnp.where(finite, 0, state.skipped + 1)
     after = TrainState(state.step + 1, params, stats, opt_state, ema, skipped)
     return after, norm
@@ -274,7 +277,9 @@ def train_function(
             accumulate,
         )
         with jax.named_scope("optimizer"):
-            new_state, norm = _update(state, tx, value, grads, stats, ema_decay)
+            new_state, norm = _update(
+                state, tx, value, grads, stats, ema_decay, platform
+            )
         metrics = {
             "loss": value,
             "gradient_norm": norm,

@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.layers import Conv, ConvTranspose
+from segjax.models.layers import Conv
 from segjax.models.norm import Norm
+from segjax.models.transposed import ConvTranspose
 from segjax.ops.packed import Packed
 
 Path = tuple[str, ...]

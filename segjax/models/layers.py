@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from segjax.models.dense import Dense, DenseWeights, LayerNorm
 from segjax.models.drop import DropPath
 from segjax.models.norm import Norm
+from segjax.models.transposed import ConvTranspose
 from segjax.ops import conv as conv_ops
 from segjax.ops import lanes, packed, table
 from segjax.ops import pool as pool_ops
@@ -53,17 +54,25 @@ def multiple_of_8(channels: float) -> int:
 
 
 class Features(NamedTuple):
-    """An encoder's result: ``maps`` [B, h, w, C], finest first, and a ViT's tokens."""
+    """An encoder's result: ``maps`` [B, h, w, C], finest first, and a ViT's tokens.
+
+    ``packed`` is the finest map again, in the form that it was computed in.
+    """
 
     maps: tuple[jax.Array, ...]
     tokens: tuple[jax.Array, ...] = ()
+    packed: Packed | None = None
 
 
 class Octave(NamedTuple):
-    """One halving of the image: the encoder's map there, or None, and its size."""
+    """One halving of the image: the encoder's map there, or None, and its size.
+
+    ``packed`` is the map again, where the encoder computed it so.
+    """
 
     map: jax.Array | None
     size: tuple[int, int]
+    packed: Packed | None = None
 
 
 def octaves(
@@ -82,7 +91,8 @@ def octaves(
         one = maps.get(stride)
         if one is not None:
             rows, columns = one.shape[1], one.shape[2]
-        found.append(Octave(one, (rows, columns)))
+        packed = features.packed if stride == strides[0] else None
+        found.append(Octave(one, (rows, columns), packed))
         stride *= 2
     return found
 
@@ -92,7 +102,8 @@ class Conv(nn.Module):
 
     ``padding`` None keeps the size at stride 1: dilation * (kernel - 1) / 2. A packed
     map (:mod:`segjax.ops.packed`) gives a packed one; with ``fill_lanes`` it gets more
-    channels than ``features``, with the value NEVER, so that the lanes are full.
+    channels than ``features``, with the value NEVER, so that the lanes are full. With
+    ``pack`` an image may give a packed map, in window (2, 2).
     """
 
     features: int
@@ -103,6 +114,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = True
     fill_lanes: bool = False
+    pack: bool = False
     kernel_init: Initializer = kaiming_normal_fan_out
     bias_init: Initializer = nn.initializers.zeros_init()
     dtype: Any = jnp.float32
@@ -129,6 +141,8 @@ class Conv(nn.Module):
         padding = self.padding
         if padding is None:
             padding = self.dilation * (self.kernel_size - 1) // 2
+        if self._reads_packed(x, kernel, padding):
+            return self._stem(x.astype(self.dtype), kernel, bias)
         y = conv_ops.conv2d(
             x.astype(self.dtype),
             kernel,
@@ -140,6 +154,24 @@ class Conv(nn.Module):
             spatial=self.spatial,
         )
         return y if bias is None else y + bias[None, None, None, :]
+
+    def _reads_packed(self, x, kernel, padding) -> bool:
+        return self.dilation == self.groups == 1 and table.stem(
+            self.platform,
+            (x.shape[1], x.shape[2]),
+            kernel.shape,
+            conv_ops.pair(self.strides),
+            conv_ops.both_sides(padding),
+            self.spatial,
+        )
+
+    def _stem(self, x, kernel, bias) -> Any:
+        window = (2, 2) if self.pack and self.strides == 2 else (1, 1)
+        block = self.strides * window[0]
+        x = packed.pack_image(x, (block, block))
+        y = packed.conv(x, kernel, window, strides=self.strides)
+        y = y if bias is None else packed.add_bias(y, bias)
+        return y if self.pack else packed.unpack(y)
 
     def _packed(self, x: Packed) -> Packed:
         kernel, bias = self.weights(x.channels)
@@ -153,25 +185,42 @@ class Conv(nn.Module):
         return y if bias is None else packed.add_bias(y, bias)
 
 
+class ConvWeights(Conv):
+    """The parameters of a :class:`Conv`, whose options it takes."""
+
+    @nn.compact
+    def __call__(self, channels: int) -> Any:  # type: ignore[override]
+        """Kernel and bias, or None, for ``channels`` input channels."""
+        return self.weights(channels)
+
+
 class UpsampledConv(Conv):
     """3x3 convolution of (nearest-upsampled x, skip); parameters as :class:`Conv`'s.
 
-    The result is packed (:mod:`segjax.ops.packed`) in ``window``, if not (1, 1).
+    The result is packed (:mod:`segjax.ops.packed`) in ``window``, if not (1, 1); the
+    skip may be packed then.
     """
 
     window: Window = (1, 1)
 
     @nn.compact
     def __call__(  # type: ignore[override]
-        self, x: jax.Array | Packed, skip: jax.Array | None, size: tuple[int, int]
+        self,
+        x: jax.Array | Packed,
+        skip: jax.Array | Packed | None,
+        size: tuple[int, int],
     ) -> Any:
         """x[B, h, w, Cx], skip[B, *size, Cs] or None -> [B, *size, Co]."""
-        channels = x.channels if isinstance(x, Packed) else x.shape[3]
-        kernel, bias = self.weights(channels + (0 if skip is None else skip.shape[3]))
+        channels = sum(
+            0 if m is None else m.channels if isinstance(m, Packed) else m.shape[3]
+            for m in (x, skip)
+        )
+        kernel, bias = self.weights(channels)
         if self.window != (1, 1):
             y = self._to_packed(x, skip, kernel)
             return y if bias is None else packed.add_bias(y, bias)
         x = packed.unpack(x) if isinstance(x, Packed) else x
+        skip = packed.unpack(skip) if isinstance(skip, Packed) else skip
         y = conv_ops.conv_upsampled(
             x.astype(self.dtype),
             None if skip is None else skip.astype(self.dtype),
@@ -191,49 +240,13 @@ class UpsampledConv(Conv):
         y = packed.conv(x, kernel[:, :, :channels], self.window, factor=2)
         if skip is None:
             return y
-        skip = skip.astype(self.dtype)
+        if isinstance(skip, Packed):
+            skip = packed.pack(skip, self.window)
+            skip = Packed(skip.array.astype(self.dtype), skip.window)
+        else:
+            skip = skip.astype(self.dtype)
         more = packed.conv(skip, kernel[:, :, channels:], self.window)
         return Packed(y.array + more.array, y.window)
-
-
-class ConvTranspose(nn.Module):
-    """Transposed convolution; parameters ``transposed_kernel`` [kh, kw, Ci, Co], bias.
-
-    ``padding`` takes rows and columns off the result, as in torch.nn.ConvTranspose2d.
-    """
-
-    features: int
-    kernel_size: int
-    strides: int
-    padding: int = 0
-    use_bias: bool = True
-    kernel_init: Initializer = kaiming_normal_fan_out
-    bias_init: Initializer = nn.initializers.zeros_init()
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    platform: str | None = None
-    spatial: int = 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x[B, h, w, Ci] -> [B, (h - 1) * strides - 2 * padding + k, ..., Co]."""
-        k = self.kernel_size
-        shape = (k, k, x.shape[3], self.features)
-        kernel = self.param(
-            "transposed_kernel", self.kernel_init, shape, self.param_dtype
-        )
-        y = conv_ops.conv_transpose(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            strides=self.strides,
-            padding=self.padding,
-            platform=self.platform,
-            spatial=self.spatial,
-        )
-        if not self.use_bias:
-            return y
-        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        return y + bias.astype(self.dtype)[None, None, None, :]
 
 
 @dataclass(frozen=True)
@@ -270,6 +283,10 @@ class Layers:
         options = {"spatial": self.spatial, **options}
         return self._conv(Conv, features, kernel_size, options)
 
+    def conv_weights(self, features: int, kernel_size: int, **options) -> ConvWeights:
+        """The parameters of :meth:`conv`."""
+        return self._conv(ConvWeights, features, kernel_size, options)
+
     def conv_before_norm(self, features: int, kernel_size: int = 3, **options) -> Conv:
         """A :class:`Conv` with a bias only if the norm after it is "none"."""
         return self.conv(
@@ -287,14 +304,19 @@ class Layers:
         """An :class:`UpsampledConv`, otherwise as :meth:`conv_before_norm`."""
         return self.kind_before_norm(UpsampledConv, features, 3, **options)
 
-    def window(
-        self, channels: int, size: tuple[int, int], target: tuple[int, int]
-    ) -> Window:
-        """:func:`segjax.ops.table.window`, (1, 1) where the norm has no packed form.
+    @property
+    def packs(self) -> bool:
+        """Whether the norm has a packed form (:mod:`segjax.ops.packed`).
 
         Norms over groups of channels, or of each pixel, have none.
         """
-        if self.norm_kind not in ("batch", "none"):
+        return self.norm_kind in ("batch", "none")
+
+    def window(
+        self, channels: int, size: tuple[int, int], target: tuple[int, int]
+    ) -> Window:
+        """:func:`segjax.ops.table.window`, (1, 1) where the norm has no packed form."""
+        if not self.packs:
             return 1, 1
         return table.window(self.platform, channels, size, target)
 
@@ -353,13 +375,17 @@ class Layers:
 
     def max_pool(
         self,
-        x: jax.Array,
+        x: jax.Array | Packed,
         window: int | Sequence[int],
         strides: int | Sequence[int],
         padding: int = 0,
         **kw,
     ):
         """:func:`segjax.ops.pool.max_pool` on the network's platform."""
+        if isinstance(x, Packed):
+            if (window, strides, padding, x.window) == (3, 2, 1, (2, 2)):
+                return packed.max_pool(x)
+            x = packed.unpack(x)
         return pool_ops.max_pool(
             x, window, strides, padding, platform=self.platform, **kw
         )

@@ -13,7 +13,7 @@ from segjax.ops.beside import beside, result_size
 from segjax.ops.depthwise import depthwise
 from segjax.ops.reach import Padding, Pair, reaching
 from segjax.ops.resize import resize_nearest
-from segjax.ops.shift import shift
+from segjax.ops.shift import picked, shift
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -53,18 +53,13 @@ def conv2d(
     formulations are differentiable in reverse mode; forward mode needs the plain one.
     """
     strides, dilation, padding = pair(strides), pair(dilation), both_sides(padding)
+    if table.picked(spatial, x.shape[1:3], kernel.shape, strides, padding):
+        x, strides = picked(x, strides), (1, 1)
     if platform is not None:
         kernel, padding = reaching(x, kernel, strides, padding, dilation)
+    size, shape = (x.shape[1], x.shape[2]), kernel.shape
     chosen = table.conv(
-        platform,
-        x.dtype,
-        (x.shape[1], x.shape[2]),
-        kernel.shape,
-        strides,
-        padding,
-        groups,
-        dilation,
-        spatial,
+        platform, x.dtype, size, shape, strides, padding, groups, dilation, spatial
     )
     if chosen == "rows":
         return _rows(x, kernel, padding[1], dilation, groups)

@@ -75,7 +75,11 @@ def cross_entropy_sum(
         return lanes.cross_entropy_sum(*_with_labels(scores, window, labels)), None
     if _in_strips(scores):
         return strips.cross_entropy_sum(
-            scores.array, labels, rule.size, align_corners=rule.align_corners
+            scores.array,
+            labels,
+            rule.size,
+            align_corners=rule.align_corners,
+            platform=rule.platform,
         )
     return jnp.sum(softmax_cross_entropy(finish(scores), labels)), None
 
@@ -89,7 +93,11 @@ def predictions(scores: Scores) -> jax.Array:
         return unpack(Packed(found.transpose(2, 0, 1, 3), window))[..., 0]
     if _in_strips(scores):
         return strips.predictions(
-            scores.array, rule.size, rule.crop, align_corners=rule.align_corners
+            scores.array,
+            rule.size,
+            rule.crop,
+            align_corners=rule.align_corners,
+            platform=rule.platform,
         )
     return jnp.argmax(finish(scores), -1).astype(jnp.int32)
 

@@ -1,4 +1,4 @@
-"""Moving a map by whole pixels."""
+"""Moving a map by whole pixels, and picking some of them."""
 
 import jax
 import jax.numpy as jnp
@@ -15,3 +15,13 @@ def shift(x: jax.Array, count: int, axis: int) -> jax.Array:
     config = [(0, 0, 0)] * x.ndim
     config[axis] = (count, -count, 0)
     return lax.pad(x, jnp.zeros((), x.dtype), config)
+
+
+def picked(x: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    """The first pixel of every block of ``strides`` pixels of x[B, H, W, C].
+
+    A block at a time, which a device has whole: of a strided slice XLA first shares the
+    rows up to the last one that is read, and copies the map.
+    """
+    (b, h, w, c), (s, t) = x.shape, strides
+    return x.reshape(b, h // s, s, w // t, t, c)[:, :, 0, :, 0]

@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from segjax.batch import IGNORE
+from segjax.ops import table
 from segjax.ops.cross_entropy import reduce_dtype
 from segjax.ops.resize import bilinear_matrix
 
@@ -96,6 +97,7 @@ def cross_entropy_sum(
     *,
     align_corners: bool,
     strip: int = STRIP,
+    platform: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The sum of all pixels' cross-entropy in nats, and their predictions.
 
@@ -106,6 +108,7 @@ def cross_entropy_sum(
       size: (rows, columns).
       align_corners: of bilinear resizing.
       strip: about how many logits of an example exist at a time.
+      platform: see :func:`segjax.ops.table.pixels`.
 
     Returns:
       float32[] (float64 for float64 scores), and int32[B, H, W], the class with the
@@ -113,7 +116,7 @@ def cross_entropy_sum(
     """
     source = scores.shape[1], scores.shape[2]
     up = Upsampling(source, (size[0], size[1]), align_corners)
-    return _total(up, strip, scores, labels)
+    return _total(up, strip, table.pixels(platform), scores, labels)
 
 
 def predictions(
@@ -123,25 +126,31 @@ def predictions(
     *,
     align_corners: bool,
     strip: int = STRIP,
+    platform: str | None = None,
 ) -> jax.Array:
     """int32[B, *crop]: every pixel's class with the best score, the first of equals."""
     nothing = jnp.full((scores.shape[0], *crop), IGNORE, jnp.int32)
     return cross_entropy_sum(
-        scores, nothing, size, align_corners=align_corners, strip=strip
+        scores,
+        nothing,
+        size,
+        align_corners=align_corners,
+        strip=strip,
+        platform=platform,
     )[1]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _total(up, strip, scores, labels):
-    return _run(up, strip, scores, labels, with_slope=False)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _total(up, strip, how, scores, labels):
+    return _run(up, strip, how, scores, labels, with_slope=False)[0]
 
 
-def _forward(up, strip, scores, labels):
+def _forward(up, strip, how, scores, labels):
     # The loss is one number, so its gradient is a multiple of this one's slope.
-    return _run(up, strip, scores, labels, with_slope=True)
+    return _run(up, strip, how, scores, labels, with_slope=True)
 
 
-def _backward(up, strip, slope, g):
+def _backward(up, strip, how, slope, g):
     wide = slope.astype(g[0].dtype) * g[0]
     return wide.astype(slope.dtype), None
 
@@ -149,7 +158,7 @@ def _backward(up, strip, slope, g):
 _total.defvjp(_forward, _backward)
 
 
-def _run(up: Upsampling, strip: int, scores, labels, with_slope: bool):
+def _run(up: Upsampling, strip: int, how: str, scores, labels, with_slope: bool):
     """((total, predictions), slope in the scores' type or None)."""
     strips = cut(up, scores.shape[3], strip)
     wide = reduce_dtype(scores.dtype)
@@ -158,20 +167,22 @@ def _run(up: Upsampling, strip: int, scores, labels, with_slope: bool):
     below = max(int(strips.starts[-1]) + strips.rows - edge - up.source[0], 0)
     if strips.taps:
         x = jnp.pad(x, ((0, 0), (1, below), (0, 0), (0, 0)), mode="edge")
-    grow = partial(
-        _grow,
-        strips,
-        jnp.asarray(bilinear_matrix(up.size[1], up.source[1], up.align_corners), wide),
-        scores.dtype == jnp.bfloat16 and up.is_exact_in_bfloat16,
+    columns = jnp.asarray(
+        bilinear_matrix(up.size[1], up.source[1], up.align_corners), wide
     )
+    exact = scores.dtype == jnp.bfloat16 and up.is_exact_in_bfloat16
+    grow = partial(_grow, strips, columns, exact)
+    pixels = partial(_pixels_kept, scores.dtype) if how == "kept" else _pixels
 
     def body(carry, part):
         total, slope = carry
         start, weights, part_labels = part
         rows = lax.dynamic_slice_in_dim(x, start, strips.rows, 1)
         logits, pullback = jax.vjp(lambda rows: grow(rows, weights), rows)
+        if how == "kept":
+            pullback = partial(_shrink, strips, columns, weights)
         costs, slopes, best = zip(
-            *map(_pixels, logits, [part_labels[p] for p in range(strips.phases)]),
+            *map(pixels, logits, [part_labels[p] for p in range(strips.phases)]),
             strict=True,
         )
         # By examples: devices that share them need not meet in the loop.
@@ -229,6 +240,52 @@ def _grow(strips: Strips, columns, exact: bool, rows, weights):
     return [
         sum(weight * y[:, at : at + n] for at, weight in taps) for taps in strips.taps
     ]
+
+
+def _shrink(strips: Strips, columns, weights, slopes):
+    """The adjoint of :func:`_grow`: ([K, r, B, w],) of the slopes of every phase.
+
+    Slopes are summed by the row that they mix first: fewer arrays are written and read
+    than by the derivative of each tap.
+    """
+    highest = lax.Precision.HIGHEST  # slopes are float32
+    if strips.taps:
+        sums: dict[int, list[jax.Array]] = {}
+        for slope, taps in zip(slopes, strips.taps, strict=True):
+            for at, weight in taps:
+                sums.setdefault(at, []).append(weight * slope)
+        y = sum(
+            jnp.pad(sum(s[1:], s[0]), ((0, 0), (at, 2 - at), (0, 0), (0, 0)))
+            for at, s in sums.items()
+        )
+    else:
+        y = jnp.einsum("nr,knbp->krbp", weights, slopes[0], precision=highest)
+    return (jnp.einsum("krbp,pw->krbw", y, columns, precision=highest),)
+
+
+def _pixels_kept(dtype, logits, labels):
+    """:func:`_pixels` where reductions that also write what they read are the faster.
+
+    Barriers keep the compiler from computing logits and exponentials anew: so the
+    maximum equals one of the logits. Exponentials of bfloat16 scores are kept in
+    bfloat16, as their gradient is; the greatest is 1 in either.
+    """
+    maximum = jnp.max(logits, 0)
+    logits = lax.optimization_barrier(logits)
+    ids = lax.broadcasted_iota(jnp.int32, (logits.shape[0], 1, 1, 1), 0)
+    z = logits - maximum[None]
+    # As floats, like the sums, so that all are reduced in one pass.
+    last = logits.shape[0] - 1  # what NaN is taken for
+    first = jnp.min(jnp.where(z == 0, ids.astype(z.dtype), last), 0)
+    e = jnp.exp(z)
+    total, hit = jnp.sum(e, 0), labels[None] == ids
+    true = jnp.sum(jnp.where(hit, z, 0), 0)
+    e = lax.optimization_barrier(e.astype(dtype)).astype(z.dtype)
+    valid = labels != IGNORE
+    cost = jnp.where(valid, jnp.log(total) - true, 0)
+    share = jnp.where(valid, 1 / total, 0)
+    slope = e * share[None] - jnp.where(hit, jnp.ones((), z.dtype), 0)
+    return cost, slope, first.astype(jnp.int32)
 
 
 def _pixels(logits, labels):

@@ -124,6 +124,34 @@ def conv(
     return "plain"  # 256x256, 32 -> 16 (of several devices): nothing beats XLA
 
 
+def picked(
+    spatial: int,
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+) -> bool:
+    """Whether a strided 1x1 convolution picks its pixels first, where rows are shared.
+
+    (:func:`segjax.ops.shift.picked`; ``spatial`` devices share them.)
+    """
+    whole = all(n % (spatial * s) == 0 for n, s in zip(size, strides, strict=True))
+    bare = kernel[:2] == (1, 1) and not any(map(sum, padding))
+    return spatial > 1 and strides != (1, 1) and bare and whole
+
+
+def separable_by_rows(
+    spatial: int, height: int, kernel: int, dilation: int, c_in: int, c_out: int
+) -> bool:
+    """Whether a separable convolution of rows that ``spatial`` devices share is summed.
+
+    (:mod:`segjax.ops.separable`.) Where a tap lies beyond the neighbour's rows, and the
+    result has fewer channels to exchange.
+    """
+    beyond = dilation * (kernel // 2) * spatial > height
+    return spatial > 1 and beyond and 2 * c_out <= c_in
+
+
 def _large(
     dtype: Any,
     size: tuple[int, int],
@@ -295,6 +323,28 @@ def window(
     return found if useful and doubled and fits else (1, 1)
 
 
+def stem(
+    platform: str | None,
+    size: tuple[int, int],
+    kernel: tuple[int, ...],
+    strides: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    spatial: int,
+) -> bool:
+    """Whether a strided convolution of an image reads it packed: space-to-depth.
+
+    A TPU would put the image's few channels into sublanes and its examples into lanes:
+    8 x 512x512 take 2.7 M cycles of a v5e to be laid out so. At 256x256 that costs
+    nothing yet, and the maxima of a packed map (ResNet) more than is gained.
+    """
+    odd = kernel[0] == kernel[1] and kernel[0] % 2 == 1
+    reach = ((kernel[0] - 1) // 2,) * 2
+    fits = strides in ((2, 2), (4, 4)) and not (size[0] % 4 or size[1] % 4)
+    few = kernel[2] <= 4 and kernel[3] > 1 and size[0] * size[1] >= 2**17
+    same = padding == (reach, reach) and odd and kernel[0] <= 7
+    return platform == "tpu" and spatial == 1 and fits and few and same
+
+
 def in_strips(spatial: int, shape: tuple[int, int, int], size: tuple[int, int]) -> bool:
     """Whether scores ``shape`` (h, w, K) become logits strip by strip, for the loss.
 
@@ -302,6 +352,26 @@ def in_strips(spatial: int, shape: tuple[int, int, int], size: tuple[int, int]) 
     """
     large = size[0] * size[1] * shape[2] >= 2**21
     return large and shape[:2] != tuple(size) and spatial == 1
+
+
+def pixels(platform: str | None) -> str:
+    """How a strip's logits become costs, slopes and predictions: "kept" or "plain".
+
+    "kept" on a TPU: exponentials are written and read again. A reduction over classes
+    that writes nothing else takes a TPU twice as long (8 x 512x512 x 150: the loss in
+    24.1 M cycles of a v5e, kept in 15.5 M).
+    """
+    return "kept" if platform == "tpu" else "plain"
+
+
+def update(platform: str | None) -> str:
+    """How a step keeps the old state where an update is not finite.
+
+    "select": old or new, array by array. A TPU fuses it with the update, where a branch
+    copies (a resnet50 unet's: 0.5 M cycles). Else "branch": a CPU computes each new
+    array anew for every reader.
+    """
+    return "select" if platform == "tpu" else "branch"
 
 
 def max_pool(platform: str | None) -> str:

@@ -11,8 +11,11 @@ from segjax.batch import IGNORE
 from segjax.losses import build_loss
 from segjax.metrics import confusion_of_scores
 from segjax.models import decoders
+from segjax.models.decoders.unet import Block
 from segjax.models.layers import Features, Layers
 from segjax.models.segmenter import Segmenter
+from segjax.ops import packed as packed_ops
+from segjax.ops import table
 from segjax.ops.scores import finish, predictions
 
 CLASSES = 5
@@ -109,3 +112,83 @@ def test_when_a_stage_is_packed(size, norm, packed):
     assert jax.tree.map(lambda a: a.shape, shapes) == jax.tree.map(
         lambda a: a.shape, wanted
     )
+
+
+def stem(encoder, platform):
+    """The network up to its first stage, nothing else."""
+    model = models.build(encoder, "unet", CLASSES, platform=platform, norm="batch")
+    narrow = {
+        "resnet18": {"counts": (1, 0, 0, 0), "width": 8},
+        "mit_b0": {"widths": (8,), "depths": (0,), "heads": (1,)},
+    }
+    layers = Layers(platform=platform, dtype=jnp.float64, param_dtype=jnp.float64)
+    return model.encoder.clone(**narrow[encoder], layers=layers)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "mit_b0"])
+def test_a_large_image_is_packed_for_the_stem(monkeypatch, encoder):
+    """Maps, running statistics and the gradients of all parameters."""
+    packings = []
+    pack_image = packed_ops.pack_image
+
+    def watched(x, window):
+        packings.append(window)
+        return pack_image(x, window)
+
+    monkeypatch.setattr(packed_ops, "pack_image", watched)
+    with jax.enable_x64(True):
+        image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 256, 512, 3)))
+        variables = jax.jit(stem(encoder, None).init, static_argnames="train")(
+            jax.random.key(0), image, train=False
+        )
+        assert not packings
+
+        def run(platform, variables):
+            def total(params):
+                features, new = stem(encoder, platform).apply(
+                    {**variables, "params": params},
+                    image,
+                    train=True,
+                    mutable=["batch_stats"],
+                )
+                return sum(jnp.sum(jnp.sin(m)) for m in features.maps), (
+                    features.maps,
+                    new,
+                )
+
+            return jax.value_and_grad(total, has_aux=True)(variables["params"])
+
+        found = jax.jit(run, static_argnums=0)("tpu", variables)
+        assert packings == [(4, 4)]
+        wanted = jax.jit(run, static_argnums=0)(None, variables)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        scale = max(float(np.abs(other).max()), 1e-3)
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-9 * scale)
+
+
+def test_a_small_image_is_not_packed_for_the_stem():
+    kernel, strides, sides = (7, 7, 3, 64), (2, 2), ((3, 3), (3, 3))
+    assert table.stem("tpu", (512, 512), kernel, strides, sides, 1)
+    assert not table.stem("tpu", (256, 256), kernel, strides, sides, 1)
+    assert not table.stem("tpu", (512, 514), kernel, strides, sides, 1)
+    assert not table.stem("tpu", (512, 512), (7, 7, 64, 64), strides, sides, 1)
+    assert not table.stem("tpu", (512, 512), kernel, strides, sides, 4)
+    assert not table.stem("cpu", (512, 512), kernel, strides, sides, 1)
+
+
+def test_a_packed_skip():
+    """As the map that it stands for, in a stage that packs and in one that does not."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, skip = (jnp.asarray(rng.normal(size=(2, n, n, 6))) for n in (8, 16))
+        layers = Layers(platform="tpu", dtype=jnp.float64, param_dtype=jnp.float64)
+        for features, dense in ((4, False), (40, True)):
+            block = Block(features, (16, 16), layers, pack=True)
+            variables = block.init(jax.random.key(0), x, False, skip)
+            packed = packed_ops.pack(skip, (2, 2))
+            wanted = block.apply(variables, x, False, skip)
+            found = block.apply(variables, x, False, packed)
+            assert isinstance(found, jax.Array) is dense
+            pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+            for one, other in pairs:
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.ops import packed
+from segjax.ops import packed, pool
 from segjax.ops.conv import conv2d
 from segjax.ops.norm import batch_norm, batch_norm_train
 from segjax.ops.packed import Packed
@@ -35,6 +35,8 @@ def agree(ours, plain, *arguments):
 def test_pixels_lie_where_the_docstring_says(window):
     x = np.arange(2 * 4 * 8 * 3).reshape(2, 4, 8, 3)
     found = packed.pack(jnp.asarray(x), window)
+    other = packed.pack_image(jnp.asarray(x, jnp.float32), window)
+    np.testing.assert_array_equal(other.array, found.array)
     (r, c), array = window, np.asarray(found.array)
     for phase in range(r * c):
         part = x[:, phase // c :: r, phase % c :: c]
@@ -110,3 +112,39 @@ def test_batch_norm(groups):
 def test_channels_that_fill_the_lanes():
     assert [packed.filled(k, 4) for k in (1, 21, 32, 33, 150)] == [32, 32, 32, 64, 160]
     assert [packed.filled(k, 8) for k in (1, 21, 32, 33)] == [16, 32, 32, 48]
+
+
+@pytest.mark.parametrize(
+    "kernel_size, strides, window",
+    [(7, 2, (2, 2)), (7, 2, (1, 1)), (7, 4, (1, 1)), (3, 2, (2, 2)), (5, 2, (2, 2))],
+)
+def test_a_strided_convolution_of_an_image(kernel_size, strides, window):
+    rng = np.random.default_rng(kernel_size)
+    x, kernel = random(rng, 2, 8, 16, 3), random(rng, kernel_size, kernel_size, 3, 5)
+    block = (strides * window[0], strides * window[1])
+
+    def ours(x, kernel):
+        y = packed.conv(packed.pack_image(x, block), kernel, window, strides=strides)
+        assert y.window == window and y.size == (8 // strides, 16 // strides)
+        return packed.unpack(y)
+
+    def plain(x, kernel):
+        return conv2d(x, kernel, strides=strides, padding=kernel_size // 2)
+
+    agree(ours, plain, x, kernel)
+
+
+def test_max_pooling():
+    """Also of equal values, whose first one in row order takes the gradient."""
+    rng = np.random.default_rng(0)
+
+    def ours(x):
+        return packed.max_pool(packed.pack(x, (2, 2)))
+
+    def plain(x):
+        return pool.max_pool(x, 3, 2, 1)
+
+    x = random(rng, 2, 8, 12, 3)
+    agree(ours, plain, x)
+    agree(ours, plain, jnp.round(x))
+    agree(ours, plain, jnp.full((1, 4, 4, 1), -1.0))

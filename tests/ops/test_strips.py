@@ -61,18 +61,24 @@ def oracle(scores, labels, size, align_corners):
 
 
 @cache
-def compiled(size, align_corners, strip):
+def compiled(size, align_corners, strip, platform):
     """(scores, labels) -> (half the sum, predictions), slope."""
 
     def loss(scores, labels):
         value, found = strips.cross_entropy_sum(
-            scores, labels, size, align_corners=align_corners, strip=strip
+            scores,
+            labels,
+            size,
+            align_corners=align_corners,
+            strip=strip,
+            platform=platform,
         )
         return 0.5 * value, found
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
+@pytest.mark.parametrize("platform", [None, "tpu"])
 @pytest.mark.parametrize("source, size, crop, align_corners", CASES)
 @few
 @given(
@@ -81,14 +87,14 @@ def compiled(size, align_corners, strip):
     ignored=st.sampled_from([0.2, 0.97, 1.0]),
 )
 def test_value_slope_and_prediction(
-    source, size, crop, align_corners, seed, scale, ignored
+    source, size, crop, align_corners, platform, seed, scale, ignored
 ):
     with jax.enable_x64(True):
         scores, labels = make(source, crop, np.float64, seed, scale, ignored)
         total, wanted, best = oracle(scores, labels, size, align_corners)
         # One strip, and one of a single row at a time.
         for strip in (10**6, CLASSES * size[1]):
-            both = compiled(size, align_corners, strip)
+            both = compiled(size, align_corners, strip, platform)
             (value, found), slope = both(scores, labels)
             np.testing.assert_allclose(value, 0.5 * total, rtol=1e-13)
             np.testing.assert_allclose(slope, 0.5 * wanted, rtol=0, atol=1e-13)
@@ -96,8 +102,9 @@ def test_value_slope_and_prediction(
             assert found.dtype == jnp.int32
 
 
+@pytest.mark.parametrize("platform", [None, "tpu"])
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_float32_and_bfloat16(align_corners):
+def test_float32_and_bfloat16(align_corners, platform):
     scores, labels = make((6, 5), (24, 20), np.float32)
     for dtype, tolerance in ((jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)):
         rounded = scores.astype(dtype)
@@ -105,7 +112,12 @@ def test_float32_and_bfloat16(align_corners):
 
         def loss(scores):
             return strips.cross_entropy_sum(
-                scores, labels, (24, 20), align_corners=align_corners, strip=300
+                scores,
+                labels,
+                (24, 20),
+                align_corners=align_corners,
+                strip=300,
+                platform=platform,
             )[0]
 
         value, slope = jax.value_and_grad(loss)(rounded)
@@ -152,15 +164,17 @@ def test_no_array_of_the_logits_size():
     assert compiled.memory_analysis().temp_size_in_bytes < logits / 2
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_large_scores_take_the_strips_and_change_nothing(align_corners):
+@pytest.mark.parametrize(
+    "align_corners, platform", [(False, None), (True, None), (False, "tpu")]
+)
+def test_large_scores_take_the_strips_and_change_nothing(align_corners, platform):
     """Loss, gradient, predictions and counts of 40 classes at 256x240."""
     rng = np.random.default_rng(5)
     array = jnp.asarray(rng.normal(size=(1, 64, 60, 40)), jnp.float32)
     labels = rng.integers(0, 40, (1, 250, 240))
     labels[0, :9] = IGNORE
     labels = jnp.asarray(labels)
-    rule = Rule((256, 240), (250, 240), align_corners)
+    rule = Rule((256, 240), (250, 240), align_corners, platform=platform)
     loss = build_loss("cross_entropy")
 
     def strip_by_strip(array):

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 
 from segjax.models.layers import Layers
+from segjax.ops import table
+from segjax.ops.separable import separable_by_rows
 
 
 def layers_of_means(layers: Layers) -> Layers:
@@ -47,14 +49,29 @@ class ConvNorm(nn.Module):
         """x[B, H, W, C] -> [B, H, W, features]."""
         layers, kernel = self.layers, self.kernel_size
         use_bias = layers.norm_kind == "none" if self.use_bias is None else True
-        spatial = {"dilation": self.dilation}
         if self.separable:
-            channels = x.shape[3]
-            spatial |= {"groups": channels, "use_bias": False, "name": "depthwise"}
-            x = layers.conv(channels, kernel, **spatial)(x)
-            kernel, spatial = 1, {}
-        name = "pointwise" if self.separable else "conv"
-        x = layers.conv(self.features, kernel, use_bias=use_bias, name=name, **spatial)(
-            x
-        )
+            x = self._separable(x, use_bias)
+        else:
+            x = layers.conv(
+                self.features,
+                kernel,
+                dilation=self.dilation,
+                use_bias=use_bias,
+                name="conv",
+            )(x)
         return layers.norm(relu=self.relu, name="norm")(x, train)
+
+    def _separable(self, x: jax.Array, use_bias: bool) -> jax.Array:
+        layers, channels, size = self.layers, x.shape[3], self.kernel_size
+        first = {"groups": channels, "use_bias": False, "name": "depthwise"}
+        second = {"use_bias": use_bias, "name": "pointwise"}
+        if not table.separable_by_rows(
+            layers.spatial, x.shape[1], size, self.dilation, channels, self.features
+        ):
+            x = layers.conv(channels, size, dilation=self.dilation, **first)(x)
+            return layers.conv(self.features, 1, **second)(x)
+        depthwise, _ = layers.conv_weights(channels, size, **first)(channels)
+        pointwise, bias = layers.conv_weights(self.features, 1, **second)(channels)
+        x = x.astype(layers.dtype)
+        y = separable_by_rows(x, depthwise, pointwise, self.dilation)
+        return y if bias is None else y + bias[None, None, None, :]

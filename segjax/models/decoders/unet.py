@@ -23,8 +23,8 @@ from segjax.ops.packed import Packed
 class Block(nn.Module):
     """Upsample (nearest), join the skip, twice convolution - norm - ReLU.
 
-    With ``pack`` x and the result may be packed (:mod:`segjax.ops.packed`), where that
-    is faster.
+    With ``pack`` x, the skip and the result may be packed
+    (:mod:`segjax.ops.packed`), where that is faster.
     """
 
     features: int
@@ -33,7 +33,7 @@ class Block(nn.Module):
     pack: bool = False
 
     @nn.compact
-    def __call__(self, x, train: bool, skip: jax.Array | None):
+    def __call__(self, x, train: bool, skip: jax.Array | Packed | None):
         """x[B, h, w, C], skip[B, *size, Cs] or None -> [B, *size, features]."""
         layers, window = self.layers, (1, 1)
         if self.pack:
@@ -128,7 +128,7 @@ class UNet(nn.Module):
                 layers=layers,
                 pack=True,
                 name=f"block{i}",
-            )(x, train, target.map)
+            )(x, train, target.packed or target.map)
         return x
 
     @nn.nowrap

@@ -13,6 +13,7 @@ import jax
 from segjax.models.heads import PoolDense
 from segjax.models.layers import Features, Layers, torch_uniform
 from segjax.models.naming import Name
+from segjax.ops.packed import Packed, unpack
 
 
 class BasicBlock(nn.Module):
@@ -163,9 +164,12 @@ class ResNet(nn.Module):
     def __call__(self, image: jax.Array, *, train: bool) -> Features:
         """image[B, H, W, C] -> Features; map s is [B, ceil(H/s), ceil(W/s), .]."""
         layers = self.layers
-        x = layers.conv_before_norm(self.width, 7, strides=2, name="conv1")(image)
+        x = layers.conv_before_norm(
+            self.width, 7, strides=2, pack=layers.packs, name="conv1"
+        )(image)
         x = layers.norm(relu=True, name="bn1")(x, train)
-        maps = [x]
+        packed = x if isinstance(x, Packed) else None
+        maps: list[jax.Array] = [x if packed is None else unpack(packed)]
         x = layers.max_pool(x, 3, 2, 1)
         reached, dilation = 4, 1
         for i, count in enumerate(self.counts):
@@ -186,7 +190,7 @@ class ResNet(nn.Module):
                 name=f"layer{i + 1}",
             )(x, train)
             maps.append(x)
-        return Features(tuple(maps))
+        return Features(tuple(maps), packed=packed)
 
     @nn.nowrap
     def torch_name(self, path: tuple[str, ...], naming: str) -> Name:
