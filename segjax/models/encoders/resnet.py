@@ -168,8 +168,8 @@ class ResNet(nn.Module):
             self.width, 7, strides=2, pack=layers.packs, name="conv1"
         )(image)
         x = layers.norm(relu=True, name="bn1")(x, train)
-        packed = x if isinstance(x, Packed) else None
-        maps: list[jax.Array] = [x if packed is None else unpack(packed)]
+        packed, fine = (x, unpack(x)) if isinstance(x, Packed) else (None, x)
+        maps = [fine]
         x = layers.max_pool(x, 3, 2, 1)
         reached, dilation = 4, 1
         for i, count in enumerate(self.counts):
