@@ -265,13 +265,17 @@ def conv_transpose(
 
 
 def _adjoint(x, kernel, strides, padding):
-    """As XLA writes it: zeros between the pixels of x."""
+    """As XLA writes it: zeros between the pixels of x, the kernel turned about."""
+    return _between_zeros(x, kernel[::-1, ::-1], strides, padding)
+
+
+def _between_zeros(x, kernel, strides, padding):
     opposite = tuple(
         (k - 1 - p, k - 1 - p) for k, p in zip(kernel.shape[:2], padding, strict=True)
     )
     return lax.conv_general_dilated(
         x,
-        kernel[::-1, ::-1],
+        kernel,
         (1, 1),
         opposite,
         lhs_dilation=strides,
@@ -354,23 +358,23 @@ def conv_upsampled(
     if chosen == "differences":
         y = _differences(x, kernel[:, :, :channels])
     else:
-        taps = _doubled(kernel[:, :, :channels])
+        taps = kernel[:, :, :channels]
         if chosen == "corners":
-            y = _corners(x, taps, (2, 2), (1, 1), platform)
-        else:
-            y = _adjoint(x, taps, (2, 2), (1, 1))
+            y = _corners(x, _doubled(taps[::-1, ::-1]), (2, 2), (1, 1), platform)
+        else:  # turned about twice, so not at all: a reversal is stored
+            y = _between_zeros(x, _doubled(taps), (2, 2), (1, 1))
     if skip is not None:
         y += conv2d(skip, kernel[:, :, channels:], padding=1, platform=platform)
     return y
 
 
 def _doubled(kernel):
-    """[4, 4, Ci, Co]: the patch that a low pixel gives, transposed, at stride 2.
+    """[4, 4, Ci, Co]: the 3x3 kernel summed over the 2x2 pixels that repeat a low one.
 
-    The 3x3 kernel summed over the 2x2 pixels that repeat the low one: 4 taps a pixel
-    in place of 9.
+    Turned about, it is the patch that the low pixel gives, transposed, at stride 2: 4
+    taps a pixel in place of 9.
     """
-    taps = kernel[::-1, ::-1].astype(jnp.promote_types(kernel.dtype, jnp.float32))
+    taps = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
     for axis in (0, 1):
         before, after = [(0, 0)] * 4, [(0, 0)] * 4
         before[axis], after[axis] = (1, 0), (0, 1)
