@@ -137,8 +137,8 @@ def _split(program: Any, known: set[Any]) -> tuple[list[Any], list[Any], list[An
     for equation in later:
         want(equation.invars)
     want(program.outvars)
-    late = {id(e) for e in later} | again
-    before = [e for e in program.eqns if id(e) not in {id(x) for x in later}]
-    after = [e for e in program.eqns if id(e) in late]
+    late = {id(e) for e in later}
+    before = [e for e in program.eqns if id(e) not in late]
+    after = [e for e in program.eqns if id(e) in late or id(e) in again]
     order = [v for v in (*program.invars, *made) if v in needed]
     return before, after, order

@@ -122,15 +122,21 @@ class Conv(nn.Module):
     platform: str | None = None
     spatial: int = 1
 
-    def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
-        """Kernel and bias in the compute dtype, for ``channels`` input channels."""
+    def weights(
+        self, channels: int, dtype: Any = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Kernel and bias for ``channels`` input channels, in the compute dtype.
+
+        The kernel in another one if so asked.
+        """
         k = self.kernel_size
         shape = (k, k, channels // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel = kernel.astype(dtype or self.dtype)
         if not self.use_bias:
-            return kernel.astype(self.dtype), None
+            return kernel, None
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        return kernel.astype(self.dtype), bias.astype(self.dtype)
+        return kernel, bias.astype(self.dtype)
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
@@ -215,7 +221,8 @@ class UpsampledConv(Conv):
             0 if m is None else m.channels if isinstance(m, Packed) else m.shape[3]
             for m in (x, skip)
         )
-        kernel, bias = self.weights(channels)
+        # Its parts are cast when they are taken: a TPU would store the whole, too.
+        kernel, bias = self.weights(channels, self.param_dtype)
         if self.window != (1, 1):
             y = self._to_packed(x, skip, kernel)
             return y if bias is None else packed.add_bias(y, bias)
@@ -236,8 +243,8 @@ class UpsampledConv(Conv):
             x = Packed(x.array.astype(self.dtype), x.window)
         else:
             x = Packed(x.astype(self.dtype))
-        channels = x.channels
-        y = packed.conv(x, kernel[:, :, :channels], self.window, factor=2)
+        part = kernel[:, :, : x.channels].astype(self.dtype)
+        y = packed.conv(x, part, self.window, factor=2)
         if skip is None:
             return y
         if isinstance(skip, Packed):
@@ -245,7 +252,8 @@ class UpsampledConv(Conv):
             skip = Packed(skip.array.astype(self.dtype), skip.window)
         else:
             skip = skip.astype(self.dtype)
-        more = packed.conv(skip, kernel[:, :, channels:], self.window)
+        part = kernel[:, :, x.channels :].astype(self.dtype)
+        more = packed.conv(skip, part, self.window)
         return Packed(y.array + more.array, y.window)
 
 

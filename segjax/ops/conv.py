@@ -345,27 +345,24 @@ def conv_upsampled(
 ) -> jax.Array:
     """3x3 convolution (padding 1) of concat(nearest-upsampled x, skip).
 
-    x[B, h, w, Cx], skip[B, *size, Cs] or None, kernel[3, 3, Cx + Cs, Co], ``size`` the
-    target's height and width. Returns [B, *size, Co].
+    x[B, h, w, Cx], skip[B, *size, Cs] or None, kernel[3, 3, Cx + Cs, Co] of any dtype,
+    ``size`` the target's height and width. Returns [B, *size, Co], the dtype of ``x``.
     """
-    chosen = table.conv_upsampled(platform, x.dtype, (x.shape[1], x.shape[2]), size)
+    chosen, dtype = table.conv_upsampled(platform, x.dtype, x.shape[1:3], size), x.dtype
     if chosen == "plain":
         x = resize_nearest(x, size)
         if skip is not None:
             x = jnp.concatenate([x, skip], 3)
-        return conv2d(x, kernel, padding=1, platform=platform)
-    channels = x.shape[3]
+        return conv2d(x, kernel.astype(dtype), padding=1, platform=platform)
+    taps, rest = kernel[:, :, : x.shape[3]], kernel[:, :, x.shape[3] :].astype(dtype)
     if chosen == "differences":
-        y = _differences(x, kernel[:, :, :channels])
-    else:
-        taps = kernel[:, :, :channels]
-        if chosen == "corners":
-            y = _corners(x, _doubled(taps[::-1, ::-1]), (2, 2), (1, 1), platform)
-        else:  # turned about twice, so not at all: a reversal is stored
-            y = _between_zeros(x, _doubled(taps), (2, 2), (1, 1))
-    if skip is not None:
-        y += conv2d(skip, kernel[:, :, channels:], padding=1, platform=platform)
-    return y
+        y = _differences(x, taps.astype(dtype))
+    elif chosen == "corners":
+        taps = _doubled(taps[::-1, ::-1]).astype(dtype)
+        y = _corners(x, taps, (2, 2), (1, 1), platform)
+    else:  # turned about twice, so not at all: a reversal is stored
+        y = _between_zeros(x, _doubled(taps).astype(dtype), (2, 2), (1, 1))
+    return y if skip is None else y + conv2d(skip, rest, padding=1, platform=platform)
 
 
 def _doubled(kernel):

@@ -184,14 +184,15 @@ def confusion_matrix(
     lanes = scores.shape[-1]
     ids = _row(_ids(lanes, phases, num_classes))
     truth = spread == ids.astype(spread.dtype)
-    # Row by row: float32 counts exactly up to 2^24.
+    # Float32 counts exactly up to 2^24: of more pixels than that, row by row.
+    at_once = scores.size // lanes <= 2**24
     counts = jnp.einsum(
-        "hwbt,hwbp->htp",
+        "hwbt,hwbp->tp" if at_once else "hwbt,hwbp->htp",
         truth.astype(jnp.bfloat16),
         _guesses(scores, phases).astype(jnp.bfloat16),
         preferred_element_type=jnp.float32,
-    )
-    counts = jnp.sum(counts.astype(jnp.int32), 0, dtype=jnp.int32)
+    ).astype(jnp.int32)
+    counts = counts if at_once else jnp.sum(counts, 0, dtype=jnp.int32)
     counts = counts.reshape(phases, lanes // phases, phases, lanes // phases)
     own = jnp.sum(counts[np.arange(phases), :, np.arange(phases)], 0, dtype=jnp.int32)
     return own[:num_classes, :num_classes]

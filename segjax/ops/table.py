@@ -259,7 +259,7 @@ def conv_transpose(
 
 
 def conv_upsampled(
-    platform: str | None, dtype: Any, size: tuple[int, int], target: tuple[int, int]
+    platform: str | None, dtype: Any, size: tuple[int, ...], target: tuple[int, int]
 ) -> str:
     """Return how to convolve an upsampled map, twice as large, without making it.
 
