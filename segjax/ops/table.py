@@ -368,7 +368,7 @@ def update(platform: str | None) -> str:
     """How a step keeps the old state where an update is not finite.
 
     "select": old or new, array by array. A TPU fuses it with the update, where a branch
-    copies (a resnet50 unet's: 0.5 M cycles). Else "branch": a CPU computes each new
+    copies (a resnet50 unet's: 1.0 M cycles). Else "branch": a CPU computes each new
     array anew for every reader.
     """
     return "select" if platform == "tpu" else "branch"
