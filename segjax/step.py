@@ -230,7 +230,7 @@ def _update(
 
     if table.update(platform) == "select":
         params, stats, opt_state, ema = jax.tree.map(
-            partial(jnp.where, finite), take(), skip()
+            partial(jax.lax.select, finite), take(), skip()
         )
     else:  # both branches write into the donated state; it is never held twice
         params, stats, opt_state, ema = jax.lax.cond(finite, take, skip)

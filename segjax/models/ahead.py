@@ -29,7 +29,7 @@ def compute_ahead(
     """Split ``function(variables, *arrays)`` into what is known already, and the rest.
 
     Args:
-      function: traceable, without side effects, e.g. the class of every pixel by
+      function: traceable, e.g. the class of every pixel by
         ``model.apply`` or that of :func:`segjax.models.fold_batch_norm`.
       variables: a tree of arrays.
       arrays: trees of arrays, or of their jax.ShapeDtypeStruct.
@@ -37,8 +37,10 @@ def compute_ahead(
     Returns:
       A function and its first argument, ``prepared``: function(prepared, *arrays) is
       what the whole would give, for arrays of these shapes and dtypes only; for
-      ``jax.jit``, in inference. Derivatives do not follow the rules of
-      ``jax.custom_vjp``.
+      ``jax.jit``, in inference. Its derivatives do not follow custom rules.
+
+    Raises:
+      ValueError: the function has side effects (jax.debug.print).
     """
     leaves, tree = jax.tree.flatten(variables)
     expected = jax.tree.map(_type, arrays)
@@ -47,6 +49,8 @@ def compute_ahead(
         return function(jax.tree.unflatten(tree, leaves), *arrays)
 
     called, shapes = jax.make_jaxpr(flat, return_shape=True)(leaves, *arrays)
+    if called.effects:
+        raise ValueError(f"what has side effects has none ahead: {called.effects}")
     inline = jax.make_jaxpr(lambda *values: _evaluate(called, values))
     inlined = inline(*called.in_avals)
     program, result = inlined.jaxpr, jax.tree.structure(shapes)
@@ -96,7 +100,9 @@ def _run(equations: Iterable[Any], values: dict[Any, Any]) -> None:
                 called = core.ClosedJaxpr(called, ())
             found = _evaluate(called, operands)
         else:
-            found = equation.primitive.bind(*operands, **equation.params)
+            options = equation.primitive.get_bind_params(equation.params)
+            with equation.ctx.manager:
+                found = equation.primitive.bind(*operands, **options)
             found = found if equation.primitive.multiple_results else [found]
         values.update(zip(equation.outvars, found, strict=True))
 
@@ -114,7 +120,7 @@ def _split(program: Any, known: set[Any]) -> tuple[list[Any], list[Any], list[An
     constant = set(program.constvars)
     for equation in program.eqns:
         read = {a for a in equation.invars if not isinstance(a, core.Literal)}
-        if equation.effects or not read <= known | constant:
+        if not read <= known | constant:
             continue
         # What depends on nothing at all is a constant: made wherever it is read.
         (known if read & known else constant).update(equation.outvars)

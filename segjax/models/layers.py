@@ -56,7 +56,8 @@ def multiple_of_8(channels: float) -> int:
 class Features(NamedTuple):
     """An encoder's result: ``maps`` [B, h, w, C], finest first, and a ViT's tokens.
 
-    ``packed`` is the finest map again, in the form that it was computed in.
+    ``packed`` is the finest map again, in the form that it was computed in: whoever
+    replaces that map has to take it out.
     """
 
     maps: tuple[jax.Array, ...]
@@ -91,8 +92,8 @@ def octaves(
         one = maps.get(stride)
         if one is not None:
             rows, columns = one.shape[1], one.shape[2]
-        packed = features.packed if stride == strides[0] else None
-        found.append(Octave(one, (rows, columns), packed))
+        again = features.packed if stride == strides[0] else None
+        found.append(Octave(one, (rows, columns), again))
         stride *= 2
     return found
 
@@ -103,7 +104,7 @@ class Conv(nn.Module):
     ``padding`` None keeps the size at stride 1: dilation * (kernel - 1) / 2. A packed
     map (:mod:`segjax.ops.packed`) gives a packed one; with ``fill_lanes`` it gets more
     channels than ``features``, with the value NEVER, so that the lanes are full. With
-    ``pack`` an image may give a packed map, in window (2, 2).
+    ``pack`` and stride 2 a large image may give one too, in window (2, 2).
     """
 
     features: int
@@ -140,7 +141,11 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
-        """x[B, H, W, Ci] -> [B, H', W', Co] in the compute dtype, or both packed."""
+        """x[B, H, W, Ci] -> [B, H', W', Co] in the compute dtype; perhaps packed.
+
+        Raises:
+          ValueError: x is packed, and the convolution has strides, dilation or groups.
+        """
         if isinstance(x, Packed):
             return self._packed(x)
         kernel, bias = self.weights(x.shape[3])
@@ -166,7 +171,7 @@ class Conv(nn.Module):
             self.platform,
             (x.shape[1], x.shape[2]),
             kernel.shape,
-            conv_ops.pair(self.strides),
+            (self.strides, self.strides),
             conv_ops.both_sides(padding),
             self.spatial,
         )
@@ -177,9 +182,11 @@ class Conv(nn.Module):
         x = packed.pack_image(x, (block, block))
         y = packed.conv(x, kernel, window, strides=self.strides)
         y = y if bias is None else packed.add_bias(y, bias)
-        return y if self.pack else packed.unpack(y)
+        return y if window != (1, 1) else packed.unpack(y)
 
     def _packed(self, x: Packed) -> Packed:
+        if (self.strides, self.dilation, self.groups, self.padding) != (1, 1, 1, None):
+            raise ValueError(f"{self.name}: no packed form of this convolution")
         kernel, bias = self.weights(x.channels)
         if self.fill_lanes:
             more = packed.filled(self.features, x.phases) - self.features
@@ -391,7 +398,7 @@ class Layers:
     ):
         """:func:`segjax.ops.pool.max_pool` on the network's platform."""
         if isinstance(x, Packed):
-            if (window, strides, padding, x.window) == (3, 2, 1, (2, 2)):
+            if not kw and (window, strides, padding, x.window) == (3, 2, 1, (2, 2)):
                 return packed.max_pool(x)
             x = packed.unpack(x)
         return pool_ops.max_pool(

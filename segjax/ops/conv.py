@@ -192,7 +192,7 @@ def _conv_gemm(strides, padding, dilation, formulation, x, kernel):
 
 
 def _conv_gemm_forward(strides, padding, dilation, formulation, x, kernel):
-    if formulation == "winograd":
+    if formulation == "winograd":  # taps within: those of all layers live shortly
         y = apart(partial(winograd.convolve, dilation=dilation), x, kernel)
         return y, (x, kernel)
     return _shared(x, kernel, strides, padding, dilation), (x, kernel)
@@ -348,7 +348,8 @@ def conv_upsampled(
     x[B, h, w, Cx], skip[B, *size, Cs] or None, kernel[3, 3, Cx + Cs, Co] of any dtype,
     ``size`` the target's height and width. Returns [B, *size, Co], the dtype of ``x``.
     """
-    chosen, dtype = table.conv_upsampled(platform, x.dtype, x.shape[1:3], size), x.dtype
+    dtype = x.dtype
+    chosen = table.conv_upsampled(platform, dtype, x.shape[1:3], size)
     if chosen == "plain":
         x = resize_nearest(x, size)
         if skip is not None:

@@ -23,6 +23,10 @@ NEVER = -1e4
 """Score of a class that does not exist: its exponential is 0 beside any other."""
 
 
+COUNTED = 2**24
+"""Up to which float32 counts exactly."""
+
+
 def _ids(lanes: int, phases: int, num_classes: int) -> np.ndarray:
     """int32[lanes]: the class of every lane, -1 where there is none."""
     ids = np.arange(lanes) % (lanes // phases)
@@ -184,8 +188,8 @@ def confusion_matrix(
     lanes = scores.shape[-1]
     ids = _row(_ids(lanes, phases, num_classes))
     truth = spread == ids.astype(spread.dtype)
-    # Float32 counts exactly up to 2^24: of more pixels than that, row by row.
-    at_once = scores.size // lanes <= 2**24
+    # Of more places row by row.
+    at_once = scores.size // lanes <= COUNTED
     counts = jnp.einsum(
         "hwbt,hwbp->tp" if at_once else "hwbt,hwbp->htp",
         truth.astype(jnp.bfloat16),

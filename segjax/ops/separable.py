@@ -11,10 +11,10 @@ def separable_by_rows(
 ) -> jax.Array:
     """x[B, H, W, C], depthwise[k, k, 1, C], pointwise[1, 1, C, F] -> [B, H, W, F].
 
-    Stride 1, as many pixels out as in. A row of the depthwise kernel after the other,
-    each with the pointwise convolution after it; then what they give is shifted by rows
-    and added: devices that share the rows exchange F channels, not C (of a resnet50's
-    ASPP 256 of 2,048), for as many pointwise convolutions as the kernel has rows.
+    Stride 1, k odd, as many pixels out as in. A row of the depthwise kernel after the
+    other, each with the pointwise convolution after it; then what they give is shifted
+    by rows and added: devices that share the rows exchange F channels, not C (of a
+    resnet50's ASPP 256 of 2,048), for as many pointwise convolutions as rows.
     """
     middle = depthwise.shape[0] // 2
     reach = dilation * (depthwise.shape[1] // 2)

@@ -178,9 +178,11 @@ def _run(up: Upsampling, strip: int, how: str, scores, labels, with_slope: bool)
         total, slope = carry
         start, weights, part_labels = part
         rows = lax.dynamic_slice_in_dim(x, start, strips.rows, 1)
-        logits, pullback = jax.vjp(lambda rows: grow(rows, weights), rows)
         if how == "kept":
+            logits = grow(rows, weights)
             pullback = partial(_shrink, strips, columns, weights)
+        else:
+            logits, pullback = jax.vjp(lambda rows: grow(rows, weights), rows)
         costs, slopes, best = zip(
             *map(pixels, logits, [part_labels[p] for p in range(strips.phases)]),
             strict=True,
@@ -264,18 +266,19 @@ def _shrink(strips: Strips, columns, weights, slopes):
 
 
 def _pixels_kept(dtype, logits, labels):
-    """:func:`_pixels` where reductions that also write what they read are the faster.
+    """:func:`_pixels` where reductions that also write what they read are faster.
 
-    Barriers keep the compiler from computing logits and exponentials anew: so the
-    maximum equals one of the logits. Exponentials of bfloat16 scores are kept in
-    bfloat16, as their gradient is; the greatest is 1 in either.
+    Barriers keep the compiler from computing logits and exponentials anew. One fusion
+    of a TPU's program gives the logits and their maximum, which equals one of them
+    then. Exponentials of bfloat16 scores are kept in bfloat16, as their gradient is;
+    the greatest is 1 in either.
     """
     maximum = jnp.max(logits, 0)
     logits = lax.optimization_barrier(logits)
     ids = lax.broadcasted_iota(jnp.int32, (logits.shape[0], 1, 1, 1), 0)
     z = logits - maximum[None]
     # As floats, like the sums, so that all are reduced in one pass.
-    last = logits.shape[0] - 1  # what NaN is taken for
+    last = logits.shape[0] - 1  # what NaN and infinity are taken for
     first = jnp.min(jnp.where(z == 0, ids.astype(z.dtype), last), 0)
     e = jnp.exp(z)
     total, hit = jnp.sum(e, 0), labels[None] == ids

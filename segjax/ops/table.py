@@ -135,9 +135,10 @@ def picked(
 
     (:func:`segjax.ops.shift.picked`; ``spatial`` devices share them.)
     """
-    whole = all(n % (spatial * s) == 0 for n, s in zip(size, strides, strict=True))
-    bare = kernel[:2] == (1, 1) and not any(map(sum, padding))
-    return spatial > 1 and strides != (1, 1) and bare and whole
+    if spatial == 1 or strides == (1, 1) or kernel[:2] != (1, 1):
+        return False
+    whole = size[0] % (spatial * strides[0]) == 0 and size[1] % strides[1] == 0
+    return whole and not any(map(sum, padding))
 
 
 def separable_by_rows(
@@ -148,8 +149,9 @@ def separable_by_rows(
     (:mod:`segjax.ops.separable`.) Where a tap lies beyond the neighbour's rows, and the
     result has fewer channels to exchange.
     """
-    beyond = dilation * (kernel // 2) * spatial > height
-    return spatial > 1 and beyond and 2 * c_out <= c_in
+    if spatial == 1 or 2 * c_out > c_in or kernel % 2 == 0:
+        return False
+    return dilation * (kernel // 2) * spatial > height
 
 
 def _large(
@@ -337,12 +339,15 @@ def stem(
     8 x 512x512 take 2.7 M cycles of a v5e to be laid out so. At 256x256 that costs
     nothing yet, and the maxima of a packed map (ResNet) more than is gained.
     """
+    if platform != "tpu" or spatial > 1 or not all(isinstance(n, int) for n in size):
+        return False  # an exported program's sizes may be symbols
     odd = kernel[0] == kernel[1] and kernel[0] % 2 == 1
     reach = ((kernel[0] - 1) // 2,) * 2
     fits = strides in ((2, 2), (4, 4)) and not (size[0] % 4 or size[1] % 4)
-    few = kernel[2] <= 4 and kernel[3] > 1 and size[0] * size[1] >= 2**17
-    same = padding == (reach, reach) and odd and kernel[0] <= 7
-    return platform == "tpu" and spatial == 1 and fits and few and same
+    few = kernel[2] <= 4 and kernel[3] > 1
+    # The product that packs the columns grows with their square.
+    large = size[0] * size[1] >= 2**17 and size[1] <= 2**12
+    return fits and few and large and odd and kernel[0] <= 7 and padding == 2 * (reach,)
 
 
 def in_strips(spatial: int, shape: tuple[int, int, int], size: tuple[int, int]) -> bool:

@@ -1,5 +1,7 @@
 """Models for a TPU, run here: loss, counts and gradients are the plain ones'."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -182,13 +184,40 @@ def test_a_packed_skip():
     with jax.enable_x64(True):
         x, skip = (jnp.asarray(rng.normal(size=(2, n, n, 6))) for n in (8, 16))
         layers = Layers(platform="tpu", dtype=jnp.float64, param_dtype=jnp.float64)
-        for features, dense in ((4, False), (40, True)):
+        for features, window in ((4, (2, 4)), (32, (2, 2)), (40, None)):
             block = Block(features, (16, 16), layers, pack=True)
             variables = block.init(jax.random.key(0), x, False, skip)
-            packed = packed_ops.pack(skip, (2, 2))
-            wanted = block.apply(variables, x, False, skip)
-            found = block.apply(variables, x, False, packed)
-            assert isinstance(found, jax.Array) is dense
-            pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
-            for one, other in pairs:
-                np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
+
+            def run(packs, skip, block=block, variables=variables):
+                skip = packed_ops.pack(skip, (2, 2)) if packs else skip
+                return block.apply(variables, x, False, skip)
+
+            found, back = jax.vjp(partial(run, True), skip)
+            wanted, plain_back = jax.vjp(partial(run, False), skip)
+            assert getattr(found, "window", None) == window
+            pairs = [(found, wanted), (back(found), plain_back(wanted))]
+            for pair in pairs:
+                for one, other in zip(*map(jax.tree.leaves, pair), strict=True):
+                    np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
+
+
+def test_a_packed_map_has_no_strided_convolution():
+    layers = Layers(platform="tpu")
+    x = packed_ops.pack(jnp.zeros((1, 8, 8, 4)), (2, 2))
+    with pytest.raises(ValueError, match="no packed form"):
+        layers.conv(4, 3, strides=2).init(jax.random.key(0), x)
+
+
+def test_norms_after_a_packed_stem_fold():
+    model = models.build("resnet18", "unet", CLASSES, platform="tpu")
+    encoder = model.encoder.clone(counts=(1, 1, 1, 1), width=8)
+    model = model.clone(encoder=encoder)
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 256, 512, 3)), "f4")
+    variables = jax.jit(model.init)(jax.random.key(0), image)
+    folded, fewer = models.fold_batch_norm(model, variables, image.shape[:3])
+    assert ("encoder", "bn1") in folded.norms
+    found, wanted = (
+        jax.jit(folded.apply)(fewer, image),
+        jax.jit(model.apply)(variables, image),
+    )
+    assert jnp.abs(found - wanted).max() <= 1e-5 * jnp.abs(wanted).max()

@@ -78,9 +78,12 @@ def test_logits_are_one_devices_and_no_map_is_gathered(decoder):
 def test_the_record_reached_what_was_wanted_and_the_page_shows_it():
     content = record.read(benchmark.RECORD)
     assert len(content["rows"]) == len(benchmark.NETWORKS)
-    for row in content["rows"].values():
+    for key, row in content["rows"].items():
         assert row["largest_difference"] <= 1e-4
-        assert 5 * row["temporary_bytes"]["each"] <= row["temporary_bytes"]["one"]
+        one, each = (row["temporary_bytes"][part] for part in ("one", "each"))
+        # A resnet18 unet's one device needs half of what it did, docs/speed_spatial.md.
+        least = 5 if "deeplabv3plus" in key else 3
+        assert least * each <= one
         pooled = row["collectives"].get("all-reduce", {"largest_bytes": 0})
         assert pooled["largest_bytes"] <= 4 * 2048
         assert row["collectives"].keys() <= {"all-reduce", "collective-permute"}

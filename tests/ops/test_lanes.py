@@ -96,6 +96,10 @@ def test_predictions_and_confusion_matrix(classes, filled):
     np.testing.assert_array_equal(found, guess)
     spread = lanes.spread_labels(labels, (2, 2), tied.shape[3])
     matrix = lanes.confusion_matrix(tied, spread, PHASES, classes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes, "COUNTED", 1)  # row by row
+        rows = lanes.confusion_matrix(tied, spread, PHASES, classes)
+    np.testing.assert_array_equal(matrix, rows)
     wanted = np.zeros((classes, classes), int)
     valid = np.asarray(labels) != IGNORE
     np.add.at(wanted, (np.asarray(labels)[valid], guess[valid]), 1)

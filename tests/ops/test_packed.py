@@ -148,3 +148,18 @@ def test_max_pooling():
     agree(ours, plain, x)
     agree(ours, plain, jnp.round(x))
     agree(ours, plain, jnp.full((1, 4, 4, 1), -1.0))
+
+
+def test_the_gradient_of_max_pooling_within_jit_and_a_checkpoint():
+    x = random(np.random.default_rng(0), 2, 4, 4, 3).astype(jnp.float32)
+
+    def total(pooled, x):
+        return jnp.sum(jnp.sin(pooled(x)))
+
+    def ours(x):
+        return packed.max_pool(packed.pack(x, (2, 2)))
+
+    wanted = jax.grad(lambda x: total(lambda x: pool.max_pool(x, 3, 2, 1), x))(x)
+    for pooled in (jax.jit(ours), jax.checkpoint(ours)):
+        found = jax.grad(lambda x, p=pooled: total(p, x))(x)
+        np.testing.assert_allclose(found, wanted, atol=1e-6)

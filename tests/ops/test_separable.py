@@ -55,6 +55,7 @@ def test_picked_pixels():
 def test_when_they_are_chosen():
     none = ((0, 0), (0, 0))
     assert table.picked(4, (16, 16), (1, 1, 8, 8), (2, 2), none)
+    assert table.picked(4, (16, 2), (1, 1, 8, 8), (2, 2), none)  # whole columns
     assert not table.picked(4, (12, 16), (1, 1, 8, 8), (2, 2), none)  # rows left over
     assert not table.picked(4, (16, 16), (3, 3, 8, 8), (2, 2), none)
     assert not table.picked(1, (16, 16), (1, 1, 8, 8), (2, 2), none)

@@ -127,25 +127,28 @@ def test_float32_and_bfloat16(align_corners, platform):
         assert error <= tolerance * np.abs(wanted).max()
 
 
-def test_huge_scores_all_ignored_and_equal_ones():
+@pytest.mark.parametrize("platform", [None, "tpu"])
+def test_huge_scores_all_ignored_and_equal_ones(platform):
     scores, labels = make((3, 3), (12, 12), np.float32)
     nothing = jnp.full_like(labels, IGNORE)
     for values in (scores, 1e4 * scores):
 
         def loss(scores):
             return strips.cross_entropy_sum(
-                scores, nothing, (12, 12), align_corners=False
+                scores, nothing, (12, 12), align_corners=False, platform=platform
             )[0]
 
         value, slope = jax.value_and_grad(loss)(values)
         assert value == 0 and not np.any(slope)
     value = strips.cross_entropy_sum(
-        1e4 * scores, labels, (12, 12), align_corners=False
+        1e4 * scores, labels, (12, 12), align_corners=False, platform=platform
     )[0]
     wanted = oracle(1e4 * scores, labels, (12, 12), False)[0]
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     equal = jnp.zeros((1, 2, 2, CLASSES))
-    found = strips.predictions(equal, (8, 8), (7, 6), align_corners=False)
+    found = strips.predictions(
+        equal, (8, 8), (7, 6), align_corners=False, platform=platform
+    )
     np.testing.assert_array_equal(found, np.zeros((1, 7, 6)))
 
 
