@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from segjax.ops.shift import shift
+
 Window = tuple[int, int]
 
 EXACT = lax.Precision.HIGHEST
@@ -203,15 +205,6 @@ def max_pool(x: Packed) -> jax.Array:
     return _maxima(x)[0]
 
 
-def _before(array: jax.Array, axis: int, count: int, fill: float) -> jax.Array:
-    """What lies ``count`` (-1, 0 or 1) places before, along ``axis``."""
-    if count == 0:
-        return array
-    sides = [(0, 0, 0)] * array.ndim
-    sides[axis] = (count, -count, 0)
-    return lax.pad(array, jnp.asarray(fill, array.dtype), sides)
-
-
 def _maxima(x: Packed) -> tuple[jax.Array, jax.Array]:
     """The maxima, and the number of the first tap that has it, uint8."""
     phases = jnp.split(x.array, 4, 3)
@@ -219,7 +212,7 @@ def _maxima(x: Packed) -> tuple[jax.Array, jax.Array]:
     for row, column in itertools.product(_TAPS, _TAPS):
         tap = phases[2 * row[0] + column[0]]
         for axis, (_, count) in enumerate((row, column), 1):
-            tap = _before(tap, axis, count, -jnp.inf)
+            tap = shift(tap, count, axis, -jnp.inf)
         taps.append(tap)
     best, first = taps[0], jnp.zeros(taps[0].shape, jnp.uint8)
     for number, tap in enumerate(taps[1:], 1):
@@ -237,7 +230,7 @@ def _max_pool_backward(first, g):
     for number, (row, column) in enumerate(itertools.product(_TAPS, _TAPS)):
         part = jnp.where(first == number, g, jnp.zeros((), g.dtype))
         for axis, (_, count) in enumerate((row, column), 1):
-            part = _before(part, axis, -count, 0)
+            part = shift(part, -count, axis)
         phase = 2 * row[0] + column[0]
         phases[phase] = part if phases[phase] is None else phases[phase] + part
     return (Packed(jnp.concatenate(phases, 3), (2, 2)),)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def shift(x: jax.Array, count: int, axis: int) -> jax.Array:
-    """y[i] = x[i - count] along ``axis``, zero where that lies outside; x's shape.
+def shift(x: jax.Array, count: int, axis: int, fill: float = 0) -> jax.Array:
+    """y[i] = x[i - count] along ``axis``, ``fill`` where that lies outside; x's shape.
 
     One pad that is negative at the other end: where the axis is split over devices,
     each sends what its neighbour lacks (collective-permute). From slices and
@@ -14,7 +14,7 @@ def shift(x: jax.Array, count: int, axis: int) -> jax.Array:
     """
     config = [(0, 0, 0)] * x.ndim
     config[axis] = (count, -count, 0)
-    return lax.pad(x, jnp.zeros((), x.dtype), config)
+    return lax.pad(x, jnp.asarray(fill, x.dtype), config)
 
 
 def picked(x: jax.Array, strides: tuple[int, int]) -> jax.Array:

@@ -284,11 +284,7 @@ def _pixels_kept(dtype, logits, labels):
     total, hit = jnp.sum(e, 0), labels[None] == ids
     true = jnp.sum(jnp.where(hit, z, 0), 0)
     e = lax.optimization_barrier(e.astype(dtype)).astype(z.dtype)
-    valid = labels != IGNORE
-    cost = jnp.where(valid, jnp.log(total) - true, 0)
-    share = jnp.where(valid, 1 / total, 0)
-    slope = e * share[None] - jnp.where(hit, jnp.ones((), z.dtype), 0)
-    return cost, slope, first.astype(jnp.int32)
+    return *_cost_and_slope(e, total, true, hit, labels), first.astype(jnp.int32)
 
 
 def _pixels(logits, labels):
@@ -297,15 +293,19 @@ def _pixels(logits, labels):
     z = logits - maximum[None]
     e = jnp.exp(z)
     total = jnp.sum(e, 0)
-    valid = labels != IGNORE
     ids = lax.broadcasted_iota(jnp.int32, (logits.shape[0], 1, 1, 1), 0)
     hit = labels[None] == ids
     true = jnp.sum(jnp.where(hit, z, 0), 0)
+    return *_cost_and_slope(e, total, true, hit, labels), best
+
+
+def _cost_and_slope(e, total, true, hit, labels):
+    """Of exponentials [K, n, B, W], their sums and the true class' logit [n, B, W]."""
+    valid = labels != IGNORE
     cost = jnp.where(valid, jnp.log(total) - true, 0)
     # One division a pixel, not one a class.
     share = jnp.where(valid, 1 / total, 0)
-    slope = e * share[None] - jnp.where(hit, jnp.ones((), z.dtype), 0)
-    return cost, slope, best
+    return cost, e * share[None] - jnp.where(hit, jnp.ones((), e.dtype), 0)
 
 
 def _max_and_first(x):
