@@ -99,7 +99,7 @@ def verdict(analysis: Analysis) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _scores(analysis: Analysis) -> str:
+def _scores(analysis: Analysis, times: bool) -> str:
     rows = []
     for name, variant in analysis.variants.items():
         spread = variant.spread
@@ -114,11 +114,11 @@ def _scores(analysis: Analysis) -> str:
                 " ".join(points(value) for value in variant.values),
                 f"{variant.cost['parameters'] / 1e6:.2f}",
                 f"{variant.cost['macs'] / 1e9:.2f}",
-                f"{variant.cost['seconds']:.0f}",
+                *([f"{variant.cost['seconds']:.0f}"] if times else []),
             )
         )
-    header = ("variant", "changes", "mean", "SD", "95 %", "seeds")
-    return table((*header, "M parameters", "GMACs", "s, fastest run"), rows)
+    header = ("variant", "changes", "mean", "SD", "95 %", "seeds", "M parameters")
+    return table((*header, "GMACs", *(["s, fastest run"] if times else [])), rows)
 
 
 def _comparisons(analysis: Analysis) -> str:
@@ -156,14 +156,14 @@ def _classes(analysis: Analysis) -> str:
     )
 
 
-def results(analysis: Analysis) -> str:
-    """table.md."""
+def results(analysis: Analysis, times: bool = True) -> str:
+    """table.md; without ``times``, what must come out again whenever the runs do."""
     study = analysis.study
-    parts = [f"# {study.question}", _origin(analysis)]
+    parts = [f"# {study.question}", *([_origin(analysis)] if times else [])]
     if analysis.variants:
         parts += [
             f"{scores.title(study.primary)} in points, of the last state of each run:",
-            _scores(analysis),
+            _scores(analysis, times),
         ]
     if analysis.pairs:
         parts += [

@@ -7,8 +7,8 @@ is kept in experiments/results/NAME/ as soon as it is finished, and with it tabl
 verdict.md, the figures and the index in experiments/README.md: called again, only what
 is missing is run. ``--commit`` puts each into git at once. ``--check`` runs again what
 is recorded, compares and notes in checks.jsonl what came of it (on another platform: it
-compares with the first check there); ``--smoke`` makes two steps of each variant;
-``--report`` runs nothing.
+compares with the first check there), and the table, too, where all runs are made again;
+``--smoke`` makes two steps of each variant; ``--report`` runs nothing.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from experiments import checks, lock, report, store, study
+from experiments.analysis import analyse
 from segjax import config as configs
 
 ROOT = study.FOLDER.parent
@@ -259,17 +260,26 @@ def check(made: study.Study, kept: store.Store, wanted, jobs: int) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="segjax-check-") as folder:
         again = store.Store(Path(folder, "results"))
         runner = Runner(made, again, Path(folder, "runs"))
-        failed = carry_out(runner, runs, jobs)
+        failed, compared = carry_out(runner, runs, jobs), []
         for variant, seed in [run for run in runs if run in again.runs()]:
             counts, before = (s.counts(variant, seed)["counts"] for s in (again, kept))
             was, now = recorded[variant, seed], again.runs()[variant, seed]
             found = checks.line(now, was, counts, before, kept.checks(recorded))
             kept.add_check(found)
             told = checks.outcome(found, was)
+            compared.append(found["compared_with"])
             if found["same"] is False:
                 failed.append(told)
             else:
                 print(told)
+        if compared == [checks.RECORD] * len(recorded):
+            ours, theirs = (
+                report.results(analyse(made, s), times=False) for s in (again, kept)
+            )
+            if ours == theirs:
+                print("table.md: the same, times aside")
+            else:
+                failed.append("table.md: not the same, even times aside")
     return failed
 
 

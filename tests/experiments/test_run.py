@@ -265,10 +265,13 @@ def test_check_compares_every_pixel(tmp_path, monkeypatch, capsys):
     path = tmp_path / "results" / "tiny" / "runs.jsonl"
     before = path.read_bytes()
     assert run.main([*argv, "--check"]) == 0
-    assert "small-0: the same, every pixel and the loss" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "small-0: the same, every pixel and the loss" in told
+    assert "table.md: the same, times aside" in told
     monkeypatch.setattr(run, "process", made_up_processes(made, change=1)[0])
     assert run.main([*argv, "--check"]) == 1
-    assert "small-0: mIoU 0.54" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "small-0: mIoU 0.54" in told and "table.md: not the same" in told
     assert path.read_bytes() == before
     noted = path.with_name("checks.jsonl").read_text().splitlines()
     assert [json.loads(line)["same"] for line in noted] == [True, False]
@@ -292,6 +295,7 @@ def test_on_another_platform_check_compares_with_the_first_check_there(
     assert run.main([*argv, "--check"]) == 0
     told = capsys.readouterr().out
     assert "here, on another platform (" in told and "threads of Another CPU" in told
+    assert "table.md" not in told
     table = path.with_name("table.md")
     assert "1 made by `--check`, none of them again yet (" in table.read_text()
     # ... and what differs from the first check here is.
