@@ -57,6 +57,7 @@ class Instruction:
 
     name: str
     opcode: str
+    shape: str
     size: int
     operands: tuple[str, ...]
     called: dict[str, list[str]]  # attribute -> computations
@@ -67,6 +68,7 @@ class Instruction:
     direction: str  # of a comparison
     index: int | None  # of a tuple's element
     value: int | None  # of a scalar constant
+    number: int | None  # of a parameter
     root: bool
 
 
@@ -154,12 +156,14 @@ def _instruction(line: str) -> Instruction | None:
         for key, names in CALLED.findall(attributes)
     }
     value = operands if opcode == "constant" and operands.isdigit() else ""
+    number = operands if opcode == "parameter" else ""
     index = _found(r"index=(\d+)", attributes) if opcode == "get-tuple-element" else ""
     cycles = _found(r'"estimated_cycles":"(\d+)"', attributes)
     trips = _found(r'"known_trip_count":\{"n":"(\d+)"', attributes)
     return Instruction(
         name=head.strip("%"),
         opcode=opcode,
+        shape=shape,
         size=shape_bytes(shape),
         operands=tuple(re.findall(r"%([\w.\-]+)", operands)),
         called=called,
@@ -170,6 +174,7 @@ def _instruction(line: str) -> Instruction | None:
         direction=_found(r"direction=(\w+)", attributes),
         index=int(index) if index else None,
         value=int(value) if value else None,
+        number=int(number) if number else None,
         root=line.lstrip().startswith("ROOT "),
     )
 
@@ -234,29 +239,42 @@ def scope(op_name: str, depth: int = 2) -> tuple[str, str]:
 
 def account(program: Program, scope_depth: int = 2) -> Account:
     """Add up a program; what runs on one device in one step."""
+    return _account(program, program.entry, scope_depth)
+
+
+def _account(program: Program, name: str, depth: int) -> Account:
+    """Of one computation."""
     total = Account()
-    _walk(program, program.entry, 1, total, scope_depth)
+    for instruction, around, times in executed(program, name, total.unknown_loops):
+        _add(instruction, around, times, total, depth)
+        for name in instruction.called.get("calls", ()):  # a fusion may hold some
+            _add_collectives(program.computations[name], times, total)
     return total
 
 
-def _walk(program, name, times, total: Account, depth) -> None:
-    """Add a computation that runs so many times."""
+def executed(
+    program: Program, name: str, unknown_loops: list[str]
+) -> Iterator[tuple[Instruction, dict[str, Instruction], int]]:
+    """What a computation runs: (instruction, those around it, how often).
+
+    Of branches the costliest; of ``unknown_loops``, which are added to the list, the
+    body once; nothing that moves no data.
+    """
     instructions = program.computations[name]
     for instruction in instructions.values():
         opcode = instruction.opcode
         if opcode == "while":
             trips = _trips(program, instructions, instruction)
             if trips is None:
-                total.unknown_loops.append(instruction.name)
+                unknown_loops.append(instruction.name)
             (body,) = instruction.called["body"]
-            _walk(program, body, times * (trips or 1), total, depth)
+            for inner, around, times in executed(program, body, unknown_loops):
+                yield inner, around, times * (trips or 1)
         elif opcode in ("call", "conditional", "async-start"):
             names = [n for found in instruction.called.values() for n in found]
-            _walk(program, _costliest(program, names), times, total, depth)
+            yield from executed(program, _costliest(program, names), unknown_loops)
         elif not _is_free(instruction):
-            _add(instruction, instructions, times, total, depth)
-            for name in instruction.called.get("calls", ()):  # a fusion may hold some
-                _add_collectives(program.computations[name], times, total)
+            yield instruction, instructions, 1
 
 
 def _trips(program: Program, around: dict, loop: Instruction) -> int | None:
@@ -284,13 +302,7 @@ def _trips(program: Program, around: dict, loop: Instruction) -> int | None:
 
 def _costliest(program: Program, names: Iterable[str]) -> str:
     """Of branches the one with the most cycles; of one callee, itself."""
-
-    def cycles(name: str) -> int:
-        branch = Account()
-        _walk(program, name, 1, branch, 1)
-        return branch.cycles
-
-    return max(names, key=cycles)
+    return max(names, key=lambda name: _account(program, name, 1).cycles)
 
 
 def _is_free(instruction: Instruction) -> bool:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import cache, hlo, logs, setup, sharding
+from segjax import cache, hlo, logs, setup, sharding, traffic
 from segjax.batch import ClassSpec, LabelSpec
 from segjax.chips import Chip, chip_of
 from segjax.config import Config
@@ -188,7 +188,8 @@ def describe(
       images: of the global batch.
       tpu: whether the TPU's compiler made it, whose text has estimates.
     """
-    account = hlo.account(hlo.parse(compiled.text))
+    program = hlo.parse(compiled.text)
+    account = hlo.account(program)
     # XLA's analysis counts a loop's body once; the account knows how often it runs.
     repeated = account.bytes / max(account.bytes_once, 1)
     work, moved = 2 * macs / devices, compiled.bytes * repeated
@@ -205,12 +206,15 @@ def describe(
     }
     if not tpu:
         return row
-    bound = max(work / chip.flops, moved / chip.bandwidth)
+    hbm = traffic.hbm_traffic(program)
+    bound = max(work / chip.flops, hbm / chip.bandwidth)
     seconds = account.cycles / chip.clock
     # As if nothing of what has no estimate happened while something else is computed.
     extra = sum(account.unestimated.values()) + sum(account.prefetched.values())
     longest = seconds + extra / chip.bandwidth
     return row | {
+        "hbm_traffic": hbm,
+        "intensity": work / hbm,
         "fits": compiled.peak <= chip.hbm,
         "roofline_seconds": bound,
         "estimated_cycles": account.cycles,

@@ -49,10 +49,11 @@ ALLOWED: dict[str, set[str]] = {
     "card": {"views", "tasks", "config", "logs", "checkpoint", "batch", "writing"},
     "inference": {"batch", "names"},
     "stream": {"data"},
+    "traffic": {"hlo"},
 }
 OF_COMMANDS = {
     *ALLOWED["setup"],
-    *("setup", "warm", "inference", "views", "card", "stream", "cam"),
+    *("setup", "warm", "inference", "views", "card", "stream", "cam", "traffic"),
 }
 CALLABLE_COMMANDS = {
     *("evaluate", "predict", "classify", "localize", "doctor", "listing"),
