@@ -95,9 +95,12 @@ def read(path: Path = PATH) -> dict[str, str]:
 def differences(path: Path = PATH) -> list[str]:
     """What this environment has otherwise than the lock file: 'jax 0.10.3, not 0.10.2'.
 
-    Empty where it is as locked.
+    Empty where it is as locked. Python's own version stands in the file's head.
     """
-    found = []
+    python = re.search(r"^# Python ([\d.]+),", path.read_text(), re.MULTILINE)
+    found, running = [], platform.python_version()
+    if python is not None and python[1] != running:
+        found.append(f"python {running}, not {python[1]}")
     for name, version in read(path).items():
         try:
             here = importlib.metadata.version(name)

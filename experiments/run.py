@@ -32,9 +32,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import checks, lock, report, store, study
+from experiments import checks, lock, report, scores, store, study
 from experiments.analysis import analyse
 from segjax import config as configs
+from segjax import setup
 
 ROOT = study.FOLDER.parent
 RUNS = Path("runs", "studies")
@@ -208,6 +209,17 @@ def missing(
     return [run for run in wanted if run not in runs]
 
 
+def refuse_unknown_classes(made: study.Study, run: tuple[str, int]) -> None:
+    """Refuse a primary metric of classes that a run's data has not, before it runs.
+
+    Raises:
+      ValueError: with the classes that there are.
+    """
+    config = made.config(*run)
+    spec = setup.open_split(config, config.data.eval_split).spec
+    scores.metric(made.primary, spec.names)
+
+
 def carry_out(
     runner: Runner,
     runs: Sequence[tuple[str, int]],
@@ -361,6 +373,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     if args.commit:
                         commit(kept.folder, f"Study {made.name}: {said}")
 
+                if lacking:
+                    refuse_unknown_classes(made, lacking[0])
                 failed = carry_out(runner, lacking, args.jobs, after)
             print(report.verdict(report.write(made, kept)))
     except (ValueError, OSError) as error:

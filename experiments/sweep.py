@@ -77,17 +77,19 @@ def parse(texts: Sequence[str]) -> dict[str, BaseDistribution]:
         if kind not in ("log", "uniform", "int") or not bounds:
             space[key] = CategoricalDistribution(tuple(_split(values)))
             continue
+        number: type = int if kind == "int" else float
         try:
-            low, high = map(float, bounds)
+            low, high = map(number, bounds)
         except ValueError:
             low = high = math.nan
         if not low < high or (kind == "log" and low <= 0):
             raise ValueError(
-                f"--set {text}: write {kind}:LOW:HIGH, two numbers"
+                f"--set {text}: write {kind}:LOW:HIGH, two"
+                f"{' whole' if kind == 'int' else ''} numbers"
                 f"{' above 0' if kind == 'log' else ''} in this order"
             )
         if kind == "int":
-            space[key] = IntDistribution(int(low), int(high))
+            space[key] = IntDistribution(low, high)
         else:
             space[key] = FloatDistribution(low, high, log=kind == "log")
     return space

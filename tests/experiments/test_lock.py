@@ -1,5 +1,6 @@
 """requirements.lock: it parses, and names all that segjax asks for."""
 
+import platform
 import re
 import tomllib
 
@@ -29,6 +30,15 @@ def test_an_inexact_line_is_told(tmp_path):
     first, second = lock.differences(path)
     assert first.startswith("jax 0.") and first.endswith(", not 0.0.1")
     assert second == "no-such-package missing, not 1.0"
+
+
+def test_another_python_is_told(tmp_path):
+    path = tmp_path / "requirements.lock"
+    path.write_text(lock.text({}))
+    assert lock.differences(path) == []
+    here = platform.python_version()
+    path.write_text(lock.text({}).replace(f"Python {here},", "Python 3.99.1,"))
+    assert lock.differences(path) == [f"python {here}, not 3.99.1"]
 
 
 def test_what_is_needed_is_followed_to_its_end(monkeypatch):

@@ -148,6 +148,17 @@ def test_wrong_flags_are_told(tmp_path, capsys, flags, message):
     assert err.count("\n") == 1 and re.search(message, err)
 
 
+def test_a_metric_of_a_class_that_the_data_has_not(tmp_path, monkeypatch, capsys):
+    made = make_study(tmp_path)
+    path = tmp_path / "tiny.py"
+    path.write_text(path.read_text().replace('"miou"', '"iou(car, disk)"'))
+    process, calls = made_up_processes(made)
+    monkeypatch.setattr(run, "process", process)
+    assert run.main([str(path), "--results", str(tmp_path / "results")]) == 2
+    assert "the data has no class car; it has wall, floor" in capsys.readouterr().err
+    assert not calls
+
+
 def made_up_processes(made, failing=(), change=0):
     """Stands in for the processes: workdirs as they leave them.
 

@@ -43,6 +43,7 @@ def test_a_space_is_lists_and_ranges():
         ("optim.lr=log:0:1", "two numbers above 0 in this order"),
         ("optim.lr=uniform:2:1", "write uniform:LOW:HIGH"),
         ("optim.lr=log:1", "write log:LOW:HIGH"),
+        ("data.batch_size=int:1.5:3.5", "two whole numbers in this order"),
     ],
 )
 def test_a_wrong_space_is_told(text, message):
