@@ -17,6 +17,7 @@ other seeds.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -77,11 +78,11 @@ def parse(texts: Sequence[str]) -> dict[str, BaseDistribution]:
         if kind not in ("log", "uniform", "int") or not bounds:
             space[key] = CategoricalDistribution(tuple(_split(values)))
             continue
-        number: type = int if kind == "int" else float
-        try:
+        number: Any = int if kind == "int" else float
+        low: Any = math.nan
+        high: Any = math.nan
+        with contextlib.suppress(ValueError):
             low, high = map(number, bounds)
-        except ValueError:
-            low = high = math.nan
         if not low < high or (kind == "log" and low <= 0):
             raise ValueError(
                 f"--set {text}: write {kind}:LOW:HIGH, two"
