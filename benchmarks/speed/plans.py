@@ -214,7 +214,8 @@ def render(content: Mapping[str, Any]) -> str:
                 f"{row['estimated_cycles'] / 1e6:.1f} M",
                 f"{row['estimated_cycles_at_most'] / 1e6:.1f} M",
                 f"{row['bytes_accessed'] / 1e9:.1f} GB",
-                f"{row['hbm_traffic'] / 1e9:.1f} GB",
+                # Rows of before it was counted have none.
+                f"{row['hbm_traffic'] / 1e9:.1f} GB" if "hbm_traffic" in row else "",
                 f"{row['peak_bytes'] / 1e9:.2f} GB",
                 f"{reduced['count']}, {reduced['bytes'] / 1e6:.0f} MB",
                 f"{row['estimated_images_per_s']:.0f}",

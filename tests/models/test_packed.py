@@ -168,6 +168,32 @@ def test_a_large_image_is_packed_for_the_stem(monkeypatch, encoder):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-9 * scale)
 
 
+@pytest.mark.parametrize("norm, dtype", [("none", "float32"), ("batch", "bfloat16")])
+def test_a_packed_stem_without_norm_and_in_bfloat16(norm, dtype):
+    """Rounded, the two forms are as close to each other as to the exact one."""
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 256, 512, 3)), "f4")
+
+    def network(platform, dtype):
+        layers = Layers(platform=platform, dtype=dtype, norm_kind=norm)
+        return stem("resnet18", None).clone(layers=layers)
+
+    variables = jax.jit(network(None, dtype).init, static_argnames="train")(
+        jax.random.key(0), image, train=False
+    )
+    found, wanted, exact = (
+        jax.jit(partial(network(platform, dtype).apply, train=False))(variables, image)
+        for platform, dtype in (("tpu", dtype), (None, dtype), (None, "float32"))
+    )
+    assert (found.packed is not None) and wanted.packed is None
+    assert ("bias" in variables["params"]["conv1"]) == (norm == "none")
+    for ours, theirs, truth in zip(found.maps, wanted.maps, exact.maps, strict=True):
+        assert ours.dtype == jnp.dtype(dtype)
+        ours, theirs, truth = (np.asarray(a, np.float64) for a in (ours, theirs, truth))
+        error = np.abs(theirs - truth).max()
+        allowed = max(2 * error, 1e-5 * np.abs(truth).max())
+        assert np.abs(ours - truth).max() <= allowed
+
+
 def test_a_small_image_is_not_packed_for_the_stem():
     kernel, strides, sides = (7, 7, 3, 64), (2, 2), ((3, 3), (3, 3))
     assert table.stem("tpu", (512, 512), kernel, strides, sides, 1)

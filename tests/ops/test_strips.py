@@ -152,6 +152,26 @@ def test_huge_scores_all_ignored_and_equal_ones(platform):
     np.testing.assert_array_equal(found, np.zeros((1, 7, 6)))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_where_it_is(value):
+    """The loss is not finite; pixels that such a score does not reach are as before."""
+    scores, labels = make((6, 5), (24, 20), np.float32)
+    bad = scores.at[0, 1, 1, 2].set(value)
+    outcomes = []
+    for platform in (None, "tpu"):
+        both = compiled((24, 20), False, 300, platform)
+        (total, best), slope = both(bad, labels)
+        (_, good), fine = both(scores, labels)
+        assert not np.isfinite(total) and not np.isfinite(slope).all()
+        # By 4: 2 source pixels at most reach a pixel, so rows from 12 on are its own.
+        np.testing.assert_array_equal(best[0, 12:], good[0, 12:])
+        np.testing.assert_array_equal(best[1], good[1])
+        np.testing.assert_allclose(slope[0, 4:], fine[0, 4:], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(slope[1], fine[1], rtol=0, atol=1e-5)
+        outcomes.append(np.isnan(total))
+    assert outcomes[0] == outcomes[1]
+
+
 def test_no_array_of_the_logits_size():
     """Temporary memory of value and gradient: a fraction of the logits alone."""
     scores = jax.ShapeDtypeStruct((2, 64, 64, 50), jnp.float32)
