@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.ops import filter_gradient, table, winograd
+from segjax.ops import filter_gradient, patches, table, winograd
 from segjax.ops.apart import apart
 from segjax.ops.beside import beside, result_size
 from segjax.ops.depthwise import depthwise
@@ -261,26 +261,7 @@ def conv_transpose(
         return _spread(y, strides)
     if table.conv_transpose(platform, spatial, (kh, kw), strides, padding) == "phases":
         return _phases(x, kernel, strides, padding, platform)
-    return _adjoint(x, kernel, strides, padding)
-
-
-def _adjoint(x, kernel, strides, padding):
-    """As XLA writes it: zeros between the pixels of x, the kernel turned about."""
-    return _between_zeros(x, kernel[::-1, ::-1], strides, padding)
-
-
-def _between_zeros(x, kernel, strides, padding):
-    opposite = tuple(
-        (k - 1 - p, k - 1 - p) for k, p in zip(kernel.shape[:2], padding, strict=True)
-    )
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        opposite,
-        lhs_dilation=strides,
-        dimension_numbers=DIMENSIONS,
-    )
+    return patches.adjoint(x, kernel, strides, padding)
 
 
 def _corners(
@@ -362,7 +343,7 @@ def conv_upsampled(
         taps = _doubled(taps[::-1, ::-1]).astype(dtype)
         y = _corners(x, taps, (2, 2), (1, 1), platform)
     else:  # turned about twice, so not at all: a reversal is stored
-        y = _between_zeros(x, _doubled(taps).astype(dtype), (2, 2), (1, 1))
+        y = patches.summed(x, _doubled(taps).astype(dtype), (2, 2), (1, 1))
     return y if skip is None else y + conv2d(skip, rest, padding=1, platform=platform)
 
 

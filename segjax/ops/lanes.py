@@ -17,7 +17,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from segjax.batch import IGNORE
 from segjax.ops.cross_entropy import reduce_dtype
-from segjax.ops.packed import LANES
+from segjax.ops.packed import EXACT, LANES
 
 NEVER = -1e4
 """Score of a class that does not exist: its exponential is 0 beside any other."""
@@ -88,11 +88,18 @@ def _max_within(values, phases):
 def _sum_per_phase(values, phases, precision):
     """Sums over each phase's lanes, in all of them: one product."""
     if phases == 1:
-        return jnp.sum(values, -1, keepdims=True)
+        return jnp.sum(values, -1, keepdims=True, dtype=reduce_dtype(values.dtype))
     lanes = values.shape[-1]
     ones = np.kron(np.eye(phases), np.ones((lanes // phases,) * 2))
     ones = jnp.asarray(ones, values.dtype)
-    return jnp.einsum("hwbl,lm->hwbm", values, ones, precision=precision)
+    wide = reduce_dtype(values.dtype)
+    return jnp.einsum(
+        "hwbl,lm->hwbm",
+        values,
+        ones,
+        precision=precision,
+        preferred_element_type=wide,
+    )
 
 
 def cross_entropy_sum(
@@ -123,10 +130,13 @@ def _pieces(phases, num_classes, scores, spread):
     # The maximum in the scores' own type: nothing wider is stored.
     z = x - _max_per_phase(scores, phases).astype(x.dtype)
     e = jnp.exp(z)
-    # TPUs would round the terms to bfloat16, 8 bits; these keep 16 of them, or all.
-    exact = lax.Precision.HIGHEST
-    precision = lax.Precision.HIGH if scores.dtype == jnp.bfloat16 else exact
-    total = _sum_per_phase(e, phases, precision)
+    if scores.dtype == jnp.bfloat16:
+        # Eight bits, as the scores have and as their slope gets: one product then sums
+        # them exactly, where one of 16 bits takes three. The greatest is 1.
+        e = lax.reduce_precision(e, 8, 7)
+        total = _sum_per_phase(e.astype(scores.dtype), phases, None)
+    else:
+        total = _sum_per_phase(e, phases, EXACT)
     ids = _row(_ids(x.shape[-1], phases, num_classes)).astype(spread.dtype)
     hit = spread == ids
     loss = jnp.sum(jnp.where(hit, jnp.log(total) - z, 0))

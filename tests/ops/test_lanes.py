@@ -71,10 +71,18 @@ def test_in_float32_and_bfloat16_scores():
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     rounded = scores.astype(jnp.bfloat16)
-    value = lanes.cross_entropy_sum(rounded, spread, PHASES, 21)
-    logits = unpacked(rounded.astype(jnp.float32), 21)
-    np.testing.assert_allclose(value, oracle(logits, labels)[0], rtol=1e-5)
-    assert value.dtype == jnp.float32
+    value, slope = jax.value_and_grad(lanes.cross_entropy_sum)(
+        rounded, spread, PHASES, 21
+    )
+    total, wanted = oracle(unpacked(rounded.astype(jnp.float32), 21), labels)
+    np.testing.assert_allclose(value, total, rtol=1e-4)
+    assert (value.dtype, slope.dtype) == (jnp.float32, jnp.bfloat16)
+    # Exponentials of 8 bits, their sum and the slope's own 8 bits.
+    got = unpacked(slope.astype(jnp.float32), 21)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2**-8)
+    # Of a pixel's classes the probabilities still add up to 1, to the slope's rounding.
+    valid = np.asarray(labels) != IGNORE
+    assert np.abs(got[valid].sum(-1)).max() < 2**-8
 
 
 def test_all_ignored_is_zero_without_a_slope():
