@@ -146,15 +146,18 @@ No TPU was used: libtpu compiles the real training step ahead of time, and its p
 says in each fusion how many cycles it expects. Estimates are the compiler's, not
 measurements; "at most" adds, at the memory's full rate, every byte of what has no
 estimate (collectives, copies between HBM and the chip's own memory, which overlap with
-computation as a rule). One row is one device's share. The plain contestant is the same
-network and step with the layers of Flax, `jax.image.resize` and optax's cross-entropy.
+computation as a rule). "Accessed" is XLA's count: of every array that an instruction
+names, wherever it lies. "To and from HBM" are those that lie there, with the padding of
+their tiles (`segjax/traffic.py`). One row is one device's share. The plain contestant
+is the same network and step with the layers of Flax, `jax.image.resize` and optax's
+cross-entropy.
 """
 
 
 NOTES = """## What made it, what was tried, and what is left
 
 Cycles of single formulations, in small programs of their own, and of steps before and
-after; notes of November 2026, no command repeats them.
+after; notes of November 2026 (libtpu 0.0.52 unless said), no command repeats them.
 
 - An image's three channels: at 8 x 512x512 the compiler lays examples into lanes before
   the stem, a copy of 2.7 M cycles. By a product with zeros and ones (`pack_image`) and
@@ -169,21 +172,52 @@ after; notes of November 2026, no command repeats them.
   alone takes 20 to 32 cycles a register, one that also writes what it reads 12; an
   index reduced as an integer is a pass of its own.
 - The old state is kept where an update is not finite: a branch takes 1.0 M of a
-  resnet50 unet's step more than a choice array by array. Before that guard it stood at
-  32.3 M.
+  resnet50 unet's step more than a choice array by array.
 - A transposed convolution whose kernel is turned about twice stores it twice: 0.3 M. A
   kernel of which parts are used is cast part by part, and pixels are counted in one
   product, not row by row: 0.6 M together.
+- libtpu 0.0.42, which jax 0.10.2 names, took 0.8 M more for a resnet50 unet than 0.0.52
+  did: the sum of exponentials in three passes, now one (8 bits, as the scores have:
+  0.57 M; two products of 8 bits each cost more than three passes), and gradients turned
+  about for the filter gradient of an upsampled map's convolution, now a strided one's
+  (0.2 M).
 - A batch norm's vectors stored as one array: +0.6 M, not taken.
 - The loss of a U-Net (pixels side by side in the lanes): maxima by products that turn
-  the lanes (+2.3 M of 5.9), or stacked and spread by one product (+0.4 M): not taken.
+  the lanes (+2.3 M of 5.9), by rotations with the classes apart (+2.0 M of 5.8), or
+  stacked and spread by one product (+0.4 M): not taken.
 
-Left of a resnet50 unet's step: the loss (3.2 M, of which the maxima of the pixels 1.9),
-370 kernels for vectors in the optimizer and 250 in batch norms, of 1.8 k cycles each.
-Of a resnet50 deeplabv3plus: layer1, whose 64 channels fill half of the lanes (15.7 M of
-61.8), the depthwise convolution of 304 channels (2.6 M); all of its bytes at the
-memory's full rate are 32 M, so that 1.3 times fewer cycles than plain layers (51) are
-far. Bytes accessed are 24.1 GB of a target of 22.
+### Bytes accessed: 24 GB of a target of 22
+
+XLA's count is of every array an instruction names. Of a resnet50 unet's 24.1 GB 11.5
+are those of fusions, wherever the arrays lie; 6.6 both ends of copies between HBM and
+the chip's own memory; 3.1 the parts of such copies once more when they are joined,
+which moves nothing. To and from HBM go 6.2 GB, of plain layers 15.7. Tried: counts in
+one product and kernels cast by parts (24.4 -> 24.1); rotations in place of maxima that
+are spread (1.74 -> 1.78 GB of the loss); a packed stem at 256x256, too (24.5, and 1.0 M
+cycles more); more memory for fusions (below: 24.1 still).
+
+### DeepLabV3+: 1.07 of a target of 1.3
+
+Of 61.8 M cycles 36 are the resnet50's blocks, which both contestants share; layer1's 64
+channels fill half of the lanes (15.7 M). Tried:
+
+- stem and maxima packed: 4.8 M less, of which the maxima's gradient takes 2 back that
+  plain layers do not count;
+- two columns of layer1 side by side, so that its lanes are full (with the maxima
+  before it): 21.4 -> 18.5 M at 8 images per chip, but 12.2 -> 17.6 at 4 and 48.3 ->
+  46.6 at 16, as only with 8 examples next to the lanes it needs no copy. Not taken: a
+  layer does not know the images of a chip;
+- more memory for fusions: 58.8 M, but plain layers may gain as much.
+
+Left: the depthwise convolution of 304 channels (2.6 M) and the residual sums of 256
+channels, 0.7 M each.
+
+### More of the chip's memory for fusions
+
+`LIBTPU_INIT_ARGS=--xla_tpu_scoped_vmem_limit_kib=32768` (the default is 16384), which
+`segjax plan` and a run on a TPU both follow: resnet50 unet 32.7 -> 32.2 M, resnet50
+deeplabv3plus 61.8 -> 58.8, segformer 72.7 -> 69.6. 24576, 49152 and more gain less.
+Compiling takes half again as long. Not the default: no TPU was here to measure it.
 """
 
 
