@@ -97,7 +97,7 @@ def differences(path: Path = PATH) -> list[str]:
 
     Empty where it is as locked. Python's own version stands in the file's head.
     """
-    python = re.search(r"^# Python ([\d.]+),", path.read_text(), re.MULTILINE)
+    python = re.search(r"^# Python ([^,\s]+),", path.read_text(), re.MULTILINE)
     found, running = [], platform.python_version()
     if python is not None and python[1] != running:
         found.append(f"python {running}, not {python[1]}")

@@ -25,6 +25,7 @@ INDEX = Path(__file__).parent / "README.md"
 README = INDEX.parents[1] / "README.md"
 BEGIN = "<!-- Of experiments/README.md, by `python -m experiments.report`. -->\n"
 END = "<!-- End of the studies. -->\n"
+SECONDS = "s, fastest run"
 HEADER = "| question | file | verdict | commit |\n| --- | --- | --- | --- |\n"
 
 
@@ -99,7 +100,7 @@ def verdict(analysis: Analysis) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _scores(analysis: Analysis, times: bool) -> str:
+def _scores(analysis: Analysis) -> str:
     rows = []
     for name, variant in analysis.variants.items():
         spread = variant.spread
@@ -114,11 +115,11 @@ def _scores(analysis: Analysis, times: bool) -> str:
                 " ".join(points(value) for value in variant.values),
                 f"{variant.cost['parameters'] / 1e6:.2f}",
                 f"{variant.cost['macs'] / 1e9:.2f}",
-                *([f"{variant.cost['seconds']:.0f}"] if times else []),
+                f"{variant.cost['seconds']:.0f}",
             )
         )
-    header = ("variant", "changes", "mean", "SD", "95 %", "seeds", "M parameters")
-    return table((*header, "GMACs", *(["s, fastest run"] if times else [])), rows)
+    header = ("variant", "changes", "mean", "SD", "95 %", "seeds")
+    return table((*header, "M parameters", "GMACs", SECONDS), rows)
 
 
 def _comparisons(analysis: Analysis) -> str:
@@ -156,14 +157,27 @@ def _classes(analysis: Analysis) -> str:
     )
 
 
-def results(analysis: Analysis, times: bool = True) -> str:
-    """table.md; without ``times``, what must come out again whenever the runs do."""
+def without_times(text: str) -> str:
+    """Of table.md what has to come out again whenever the runs do.
+
+    Without the paragraph that tells when and where, and the column of seconds.
+    """
+    parts = [part for part in text.split("\n\n") if not part.startswith("By `python ")]
+    rows = [part.splitlines() for part in parts]
+    for part in rows:
+        if part and part[0].endswith(f"| {SECONDS} |"):
+            part[:] = [line.rsplit("|", 2)[0] for line in part]
+    return "\n\n".join("\n".join(part) for part in rows)
+
+
+def results(analysis: Analysis) -> str:
+    """table.md."""
     study = analysis.study
-    parts = [f"# {study.question}", *([_origin(analysis)] if times else [])]
+    parts = [f"# {study.question}", _origin(analysis)]
     if analysis.variants:
         parts += [
             f"{scores.title(study.primary)} in points, of the last state of each run:",
-            _scores(analysis, times),
+            _scores(analysis),
         ]
     if analysis.pairs:
         parts += [

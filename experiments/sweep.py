@@ -17,7 +17,6 @@ other seeds.
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import math
@@ -78,19 +77,19 @@ def parse(texts: Sequence[str]) -> dict[str, BaseDistribution]:
         if kind not in ("log", "uniform", "int") or not bounds:
             space[key] = CategoricalDistribution(tuple(_split(values)))
             continue
-        number: Any = int if kind == "int" else float
-        low: Any = math.nan
-        high: Any = math.nan
-        with contextlib.suppress(ValueError):
-            low, high = map(number, bounds)
-        if not low < high or (kind == "log" and low <= 0):
+        try:
+            low, high = map(float, bounds)
+        except ValueError:
+            low = high = math.nan
+        fractions = kind == "int" and not (low.is_integer() and high.is_integer())
+        if not low < high or fractions or (kind == "log" and low <= 0):
             raise ValueError(
                 f"--set {text}: write {kind}:LOW:HIGH, two"
                 f"{' whole' if kind == 'int' else ''} numbers"
                 f"{' above 0' if kind == 'log' else ''} in this order"
             )
         if kind == "int":
-            space[key] = IntDistribution(low, high)
+            space[key] = IntDistribution(int(low), int(high))
         else:
             space[key] = FloatDistribution(low, high, log=kind == "log")
     return space

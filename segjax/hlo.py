@@ -247,8 +247,8 @@ def _account(program: Program, name: str, depth: int) -> Account:
     total = Account()
     for instruction, around, times in executed(program, name, total.unknown_loops):
         _add(instruction, around, times, total, depth)
-        for name in instruction.called.get("calls", ()):  # a fusion may hold some
-            _add_collectives(program.computations[name], times, total)
+        for fused in instruction.called.get("calls", ()):  # a fusion may hold some
+            _add_collectives(program.computations[fused], times, total)
     return total
 
 

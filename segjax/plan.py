@@ -214,7 +214,7 @@ def describe(
     longest = seconds + extra / chip.bandwidth
     return row | {
         "hbm_traffic": hbm,
-        "intensity": work / hbm,
+        "intensity": work / max(hbm, 1),  # of a CPU: by XLA's count
         "fits": compiled.peak <= chip.hbm,
         "roofline_seconds": bound,
         "estimated_cycles": account.cycles,

@@ -7,7 +7,7 @@ nothing. Here an array counts where it lies in HBM, with the padding of its tile
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 
 from segjax.hlo import BYTES, Instruction, Program, executed
@@ -49,53 +49,72 @@ def _in_hbm(instruction: Instruction) -> int:
     return sum(size for size, there in arrays(instruction.shape) if there)
 
 
+def _size(instruction: Instruction) -> int:
+    return sum(size for size, _ in arrays(instruction.shape))
+
+
 def _moved(program: Program, instruction: Instruction, around) -> int:
     opcode = instruction.opcode
+    known = dict.fromkeys(o for o in instruction.operands if o in around)
+    operands = [around[name] for name in known]
     if opcode in ("copy-start", "slice-start"):
         (to, to_hbm), (source, from_hbm), *_ = arrays(instruction.shape)
         if opcode == "slice-start":  # the operand is told first
             (to, to_hbm), from_hbm = (source, from_hbm), to_hbm
         return to * (to_hbm + from_hbm)
     if opcode in ("slice", "dynamic-slice", "gather"):
-        return 2 * _in_hbm(instruction)
-    operands = dict.fromkeys(o for o in instruction.operands if o in around)
+        from_hbm = bool(operands) and _in_hbm(operands[0]) > 0
+        return _size(instruction) * from_hbm + _in_hbm(instruction)
+    if opcode == "dynamic-update-slice":  # where it lies
+        update = operands[1]
+        return _size(update) * (_in_hbm(instruction) > 0) + _in_hbm(update)
+    if opcode in ("all-gather-start", "collective-permute-start"):
+        return _in_hbm(instruction)  # the result names the operand, too
     if opcode != "fusion":
-        return _in_hbm(instruction) + sum(_in_hbm(around[o]) for o in operands)
+        return _in_hbm(instruction) + sum(map(_in_hbm, operands))
     (name,) = instruction.called["calls"]
     read = 0
     for operand in operands:
-        size = _in_hbm(around[operand])
-        places = [i for i, o in enumerate(instruction.operands) if o == operand]
-        if size:
-            wanted = sum(_read(program, name, place) for place in places)
-            read += min(size, wanted)
+        places = [i for i, o in enumerate(instruction.operands) if o == operand.name]
+        whole = _in_hbm(operand)
+        if whole:
+            wanted = _all(_used(program, *_parameter(program, name, i)) for i in places)
+            read += whole if wanted is None else min(whole, wanted)
     return read + _written(program, name, instruction)
 
 
-def _parameter(computation: dict[str, Instruction], place: int) -> Instruction:
-    return next(
-        i for i in computation.values() if i.opcode == "parameter" and i.number == place
-    )
-
-
-def _read(program: Program, name: str, place: int) -> int:
-    """What a fused computation reads of a parameter, if it lies in HBM."""
+def _parameter(program: Program, name: str, place: int):
+    """A computation and the name of its parameter."""
     computation = program.computations[name]
-    parameter = _parameter(computation, place)
-    whole = sum(size for size, _ in arrays(parameter.shape))
-    total = 0
-    for user in computation.values():
-        places = [i for i, o in enumerate(user.operands) if o == parameter.name]
-        if not places:
-            continue
-        if user.opcode in ("slice", "dynamic-slice") and places == [0]:
-            total += sum(size for size, _ in arrays(user.shape))
-        elif user.opcode == "fusion":
-            (inner,) = user.called["calls"]
-            total += sum(_read(program, inner, i) for i in places)
-        elif user.opcode != "dynamic-update-slice" or places != [0]:
-            return whole
-    return total
+    return computation, next(i.name for i in computation.values() if i.number == place)
+
+
+def _all(parts: Iterable[int | None]) -> int | None:
+    """Their sum; None, which stands for a whole array, if one is None."""
+    listed = list(parts)
+    return None if None in listed else sum(part for part in listed if part)
+
+
+def _used(program: Program, computation, name: str) -> int | None:
+    """Bytes that a fused computation reads of an instruction's result; None: all."""
+    if computation[name].root:
+        return None
+    users = [i for i in computation.values() if name in i.operands]
+    return _all(_used_by(program, computation, user, name) for user in users)
+
+
+def _used_by(program: Program, computation, user: Instruction, name: str):
+    places = [i for i, operand in enumerate(user.operands) if operand == name]
+    if user.opcode == "bitcast":
+        return _used(program, computation, user.name)
+    if user.opcode in ("slice", "dynamic-slice") and places == [0]:
+        return _size(user)
+    if user.opcode == "dynamic-update-slice" and places == [0]:
+        return 0
+    if user.opcode == "fusion":
+        (inner,) = user.called["calls"]
+        return _all(_used(program, *_parameter(program, inner, i)) for i in places)
+    return None
 
 
 def _written(program: Program, name: str, fusion: Instruction) -> int:
@@ -105,16 +124,22 @@ def _written(program: Program, name: str, fusion: Instruction) -> int:
     if root.opcode == "fusion":
         (inner,) = root.called["calls"]
         return _written(program, inner, fusion)
-    roots: list[Instruction | None] = [root]
-    if root.opcode == "tuple":
-        roots = [computation[operand] for operand in root.operands]
-    results, total = list(arrays(fusion.shape)), 0
-    roots += [None] * (len(results) - len(roots))  # a part may have several itself
-    for (size, there), made in zip(results, roots, strict=False):
-        while made is not None and made.opcode == "bitcast":
-            made = computation[made.operands[0]]
-        if made is not None and made.opcode == "dynamic-update-slice":
-            update = computation[made.operands[1]]
-            size = min(size, sum(part for part, _ in arrays(update.shape)))
-        total += size * there
-    return total
+    results = list(arrays(fusion.shape))
+    roots = [root.name] if root.opcode != "tuple" else list(root.operands)
+    if len(roots) != len(results):  # a part has several itself
+        return _in_hbm(fusion)
+    return sum(
+        min(size, _updated(computation, part, size)) * there
+        for (size, there), part in zip(results, roots, strict=True)
+    )
+
+
+def _updated(computation: dict[str, Instruction], name: str, whole: int) -> int:
+    """What is written of a result: ``whole``, unless it is an operand with updates."""
+    made, total = computation[name], 0
+    while made.opcode in ("bitcast", "dynamic-update-slice"):
+        if made.opcode == "dynamic-update-slice":
+            total += _size(computation[made.operands[1]])
+        made = computation[made.operands[0]]
+    there = made.opcode == "parameter" or made.target == "AllocateBuffer"
+    return total if there and total else whole

@@ -110,6 +110,31 @@ def test_two_plans_side_by_side(config_file, no_libtpu, capsys):
         assert flops[1] == larger * flops[0]
 
 
+def test_the_bound_is_of_what_goes_to_and_from_hbm():
+    text = """HloModule jit_f, is_scheduled=true
+
+%double (p: bf16[16,8,64]) -> bf16[16,8,64] {
+  %p = bf16[16,8,64]{2,1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %d = bf16[16,8,64]{2,1,0:T(8,128)(2,1)} add(%p, %p)
+}
+
+ENTRY %main (a: bf16[16,8,64]) -> bf16[16,8,64] {
+  %a = bf16[16,8,64]{2,1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %b = bf16[16,8,64]{2,1,0:T(8,128)(2,1)} fusion(%a), calls=%double, \
+backend_config={"window_config":{"estimated_cycles":"1500"}}
+}
+"""
+    compiled = plans.Compiled(
+        text, flops=9.0, bytes=1e9, peak=10, temporary=5, seconds=1.0
+    )
+    row = plans.describe(compiled, CHIPS["v5e"], 1000, images=4, devices=2, tpu=True)
+    moved = 2 * (16 * 8 * 128 * 2)  # read and written, in lanes of 128
+    assert (row["hbm_traffic"], row["bytes_accessed"]) == (moved, 1e9)
+    assert row["roofline_seconds"] == moved / 819e9
+    assert row["intensity"] == 1000 / moved
+    assert row["estimated_seconds"] == pytest.approx(1e-6)
+
+
 def test_a_tpu_slice(config_file):
     if plans.tpu_devices("v5e:2x2") is None:
         pytest.skip("libtpu is not installed: [tpu] extra")

@@ -103,3 +103,60 @@ def test_a_fusion_within_a_fusion():
     assert traffic.hbm_traffic(hlo.parse(text)) == plain
     far = text.replace("fusion(%near), kind", "fusion(%a), kind")
     assert traffic.hbm_traffic(hlo.parse(far)) == plain + SIZE  # not twice
+
+
+FAR_ROW, NEAR_ROW = ROW, ROW.replace("(2,1)}", "(2,1)S(1)}")
+PART = SIZE // 16
+
+
+@pytest.mark.parametrize(
+    "line, moved",
+    [
+        (f"%x = {NEAR_ROW} slice(%far), slice={{[0:1]}}", PART),  # comes near
+        (f"%x = {FAR_ROW} slice(%far), slice={{[0:1]}}", 2 * PART),
+        (f"%x = {FAR_ROW} slice(%near), slice={{[0:1]}}", PART),
+        (f"%x = {MAP} dynamic-update-slice(%far, %row, %i)", 2 * PART),
+        (f"%x = {NEAR} dynamic-update-slice(%near, %row, %i)", PART),
+        (f"%x = ({FAR_ROW}, {MAP}) all-gather-start(%row)", PART + SIZE),
+        (f"%x = {MAP} all-reduce(%near)", SIZE),
+        (f"%x = {MAP} fusion(%far, %row, %i), calls=%update", 2 * PART),
+        (f"%x = {MAP} fusion(%row, %i), calls=%filled", SIZE + PART),
+        (f"%x = {NEAR_ROW} fusion(%far, %i), calls=%turned", PART),
+    ],
+)
+def test_of_one_instruction(line, moved):
+    text = f"""HloModule jit_f, is_scheduled=true
+
+%update (p: bf16[16,8,64], r: bf16[1,8,64], i: s32[]) -> bf16[16,8,64] {{
+  %p = {MAP} parameter(0)
+  %r = {ROW} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %u = {MAP} dynamic-update-slice(%p, %r, %i)
+}}
+
+%filled (r: bf16[1,8,64], i: s32[]) -> bf16[16,8,64] {{
+  %r = {ROW} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = bf16[] constant(0)
+  %all = {MAP} broadcast(%zero), dimensions={{}}
+  ROOT %u = {MAP} dynamic-update-slice(%all, %r, %i)
+}}
+
+%turned (p: bf16[16,8,64], i: s32[]) -> bf16[1,8,64] {{
+  %p = {MAP} parameter(0)
+  %i = s32[] parameter(1)
+  %same = {MAP} bitcast(%p)
+  %s = {ROW} dynamic-slice(%same, %i), dynamic_slice_sizes={{1,8,64}}
+  ROOT %n = {ROW} negate(%s)
+}}
+
+ENTRY %main (far: bf16[16,8,64]) -> bf16[] {{
+  %far = {MAP} parameter(0)
+  %near = {NEAR} parameter(1)
+  %row = {ROW} parameter(2)
+  %i = s32[]{{:S(6)}} parameter(3)
+  {line}
+  ROOT %done = bf16[] constant(0)
+}}
+"""
+    assert traffic.hbm_traffic(hlo.parse(text)) == moved

@@ -279,13 +279,22 @@ def test_check_compares_every_pixel(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "small-0: the same, every pixel and the loss" in told
     assert "table.md: the same, times aside" in told
+    # What is compared is the file.
+    table = path.with_name("table.md")
+    text = table.read_text()
+    assert "Run again by `--check`: 1, every pixel the same" in text
+    table.write_text(re.sub(r"\| \d\d\.\d \|", "| 99.9 |", text, count=1))
+    assert table.read_text() != text
+    assert run.main([*argv, "--check"]) == 1
+    assert capsys.readouterr().err.startswith("table.md: not the same")
+    assert table.read_text() == text  # written anew
     monkeypatch.setattr(run, "process", made_up_processes(made, change=1)[0])
     assert run.main([*argv, "--check"]) == 1
     told = capsys.readouterr().err
     assert "small-0: mIoU 0.54" in told and "table.md: not the same" in told
     assert path.read_bytes() == before
     noted = path.with_name("checks.jsonl").read_text().splitlines()
-    assert [json.loads(line)["same"] for line in noted] == [True, False]
+    assert [json.loads(line)["same"] for line in noted] == [True, True, False]
     assert "not the same: small-0" in path.with_name("table.md").read_text()
 
 

@@ -24,6 +24,7 @@ def test_a_space_is_lists_and_ranges():
             "optim.lr=log:1e-4:1e-1",
             "optim.ema_decay=uniform:0.9:1",
             "data.batch_size=int:1:3",
+            "steps=int:1e2:1e3",
             "data.image_size=(64, 64),(96, 128)",
         ]
     )
@@ -31,6 +32,7 @@ def test_a_space_is_lists_and_ranges():
         "optim.lr": FloatDistribution(1e-4, 1e-1, log=True),
         "optim.ema_decay": FloatDistribution(0.9, 1),
         "data.batch_size": IntDistribution(1, 3),
+        "steps": IntDistribution(100, 1000),
         "data.image_size": CategoricalDistribution(("(64, 64)", "(96, 128)")),
     }
 

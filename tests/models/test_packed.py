@@ -170,7 +170,7 @@ def test_a_large_image_is_packed_for_the_stem(monkeypatch, encoder):
 
 @pytest.mark.parametrize("norm, dtype", [("none", "float32"), ("batch", "bfloat16")])
 def test_a_packed_stem_without_norm_and_in_bfloat16(norm, dtype):
-    """Rounded, the two forms are as close to each other as to the exact one."""
+    """It is no further from the exact maps than twice the plain form's rounding."""
     image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 256, 512, 3)), "f4")
 
     def network(platform, dtype):

@@ -1,5 +1,7 @@
 """Loss and counts over lanes against NumPy on the unpacked scores."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,9 +82,15 @@ def test_in_float32_and_bfloat16_scores():
     # Exponentials of 8 bits, their sum and the slope's own 8 bits.
     got = unpacked(slope.astype(jnp.float32), 21)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2**-8)
-    # Of a pixel's classes the probabilities still add up to 1, to the slope's rounding.
-    valid = np.asarray(labels) != IGNORE
-    assert np.abs(got[valid].sum(-1)).max() < 2**-8
+    # What is summed is what is divided: probabilities add up to 1.
+    _, e, summed, _ = lanes._pieces(PHASES, 21, rounded, spread)
+    np.testing.assert_array_equal(e, e.astype(jnp.bfloat16).astype(jnp.float32))
+    ratio = (e / summed).reshape(*e.shape[:3], PHASES, -1).sum(-1)
+    np.testing.assert_allclose(ratio, 1, rtol=1e-6)
+    # One product of bfloat16, summed in float32.
+    jaxpr = str(jax.make_jaxpr(partial(lanes._pieces, PHASES, 21))(rounded, spread))
+    (line,) = [line for line in jaxpr.splitlines() if "dot_general" in line]
+    assert ":f32[" in line and "HIGH" not in jaxpr
 
 
 def test_all_ignored_is_zero_without_a_slope():
