@@ -218,8 +218,7 @@ def refuse_unknown_classes(made: study.Study, runs: Sequence[tuple[str, int]]) -
         return
     from segjax import setup  # and JAX: the other studies' runs have it themselves
 
-    variants = {variant: seed for variant, seed in runs}
-    found = [made.config(variant, seed) for variant, seed in variants.items()]
+    found = [made.config(*run) for run in dict(runs).items()]  # one of each variant
     for config in {repr(config.data.to_dict()): config for config in found}.values():
         spec = setup.open_split(config, config.data.eval_split).spec
         scores.metric(made.primary, spec.names)

@@ -218,7 +218,8 @@ channels, 0.7 M each.
 `LIBTPU_INIT_ARGS=--xla_tpu_scoped_vmem_limit_kib=32768` (the default is 16384), which
 `segjax plan` and a run on a TPU both follow: resnet50 unet 32.7 -> 32.2 M, resnet50
 deeplabv3plus 61.8 -> 58.8, segformer 72.7 -> 69.6. 24576, 49152 and more gain less.
-Compiling takes half again as long. Not the default: no TPU was here to measure it.
+Compiling takes longer (layer1 alone 62 -> 83 s, beside other work). Not the default: no
+TPU was here to measure it.
 """
 
 
@@ -249,8 +250,7 @@ def render(content: Mapping[str, Any]) -> str:
                 f"{row['estimated_cycles'] / 1e6:.1f} M",
                 f"{row['estimated_cycles_at_most'] / 1e6:.1f} M",
                 f"{row['bytes_accessed'] / 1e9:.1f} GB",
-                # Rows of before it was counted have none.
-                f"{row['hbm_traffic'] / 1e9:.1f} GB" if "hbm_traffic" in row else "",
+                f"{row['hbm_traffic'] / 1e9:.1f} GB",
                 f"{row['peak_bytes'] / 1e9:.2f} GB",
                 f"{reduced['count']}, {reduced['bytes'] / 1e6:.0f} MB",
                 f"{row['estimated_images_per_s']:.0f}",
